@@ -1,0 +1,151 @@
+//! The producer: idempotent, acknowledged by all in-sync replicas, and never a hidden wait.
+
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::future_producer::DeliveryFuture;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use thiserror::Error;
+
+use crate::config::KafkaConfig;
+
+/// Records that may wait in the producer; beyond, sending is refused.
+const QUEUED_RECORDS_MAX: &str = "50000";
+/// Memory that they may take, in KiB.
+const QUEUED_KIB_MAX: &str = "65536";
+
+/// A record to be written.
+#[derive(Debug)]
+pub struct OutRecord<'a> {
+    /// Where to.
+    pub topic: &'a str,
+    /// Which partition; None: the key decides.
+    pub partition: Option<i32>,
+    /// The key, as text or as the original bytes.
+    pub key: Option<&'a [u8]>,
+    /// The value; None only in a dead letter that had none.
+    pub value: Option<&'a [u8]>,
+    /// Headers.
+    pub headers: OwnedHeaders,
+}
+
+/// Where a record was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+/// Why a record was not written.
+#[derive(Debug, Error)]
+pub enum ProduceError {
+    /// The producer's queue is full: the broker is slow or gone. Nothing was written.
+    #[error("the producer's queue is full")]
+    QueueFull,
+    /// The broker has not acknowledged in time: it may or may not be written.
+    #[error("no acknowledgement in time: {0}")]
+    Unknown(KafkaError),
+    /// It was refused, and is not written.
+    #[error("refused: {0}")]
+    Refused(KafkaError),
+}
+
+/// A producer; clones share one.
+#[derive(Clone)]
+pub struct Producer {
+    inner: FutureProducer,
+}
+
+/// How long a producer tries.
+#[derive(Debug, Clone, Copy)]
+pub enum Patience {
+    /// Somebody waits for the answer: give up after this time.
+    Caller(Duration),
+    /// Nothing may be lost: try until it is written.
+    Endless,
+}
+
+impl Producer {
+    /// A producer that gathers records for `linger` before it sends them.
+    ///
+    /// # Errors
+    /// The configuration is refused by librdkafka.
+    pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> anyhow::Result<Self> {
+        let message_timeout = match patience {
+            Patience::Caller(limit) => limit.as_millis(),
+            Patience::Endless => 0,
+        };
+        let inner = super::base_config(config, client_id)
+            // A retry inside the producer neither doubles nor reorders.
+            .set("enable.idempotence", "true")
+            // 202 means: on all in-sync replicas.
+            .set("acks", "all")
+            // Java tools give a key the same partition.
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", format!("{:.3}", linger.as_secs_f64() * 1_000.0))
+            .set("message.timeout.ms", message_timeout.to_string())
+            .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
+            .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX)
+            .create()?;
+        Ok(Self { inner })
+    }
+
+    /// Hands a record over, in order, without waiting; the future tells when it is acknowledged.
+    ///
+    /// # Errors
+    /// [`ProduceError::QueueFull`], [`ProduceError::Refused`]
+    pub fn send(&self, record: OutRecord<'_>) -> Result<Delivery, ProduceError> {
+        let mut out: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(record.topic).headers(record.headers);
+        out.partition = record.partition;
+        out.key = record.key;
+        out.payload = record.value;
+        match self.inner.send_result(out) {
+            Ok(future) => Ok(Delivery(future)),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(ProduceError::QueueFull),
+            Err((error, _)) => Err(ProduceError::Refused(error)),
+        }
+    }
+
+    /// Records handed over and not acknowledged yet.
+    pub fn in_flight(&self) -> i32 {
+        self.inner.in_flight_count()
+    }
+
+    /// Waits until all is acknowledged, at most `wait_max`.
+    ///
+    /// # Errors
+    /// What is left was not acknowledged.
+    pub fn flush(&self, wait_max: Duration) -> Result<(), KafkaError> {
+        self.inner.flush(wait_max)
+    }
+}
+
+/// A record on its way.
+pub struct Delivery(DeliveryFuture);
+
+impl Delivery {
+    /// Waits for the broker's acknowledgement.
+    ///
+    /// # Errors
+    /// [`ProduceError::Unknown`], [`ProduceError::Refused`]
+    pub async fn acknowledged(self) -> Result<Appended, ProduceError> {
+        match self.0.await {
+            Ok(Ok(delivery)) => Ok(Appended { partition: delivery.partition, offset: delivery.offset }),
+            Ok(Err((error, _))) => Err(match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::MessageSizeTooLarge
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::InvalidRecord,
+                ) => ProduceError::Refused(error),
+                _ => ProduceError::Unknown(error),
+            }),
+            Err(_) => Err(ProduceError::Unknown(KafkaError::Canceled)),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The life of a process: told to stop, it stops in good order; meanwhile it says how it is on `/livez`, `/readyz`, `/metrics`.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// What is missing before the process can work; empty when it is ready.
+pub type Missing = Vec<String>;
+
+/// Asks whether the process can work.
+pub type Readiness = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Missing> + Send>> + Send + Sync>;
+
+/// A token that is cancelled by SIGTERM or SIGINT.
+///
+/// # Errors
+/// The signals cannot be listened to.
+pub fn shutdown_signal() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop");
+        told.cancel();
+    });
+    Ok(token)
+}
+
+/// `/livez`, `/readyz` and `/metrics`.
+pub fn health_routes<S: Clone + Send + Sync + 'static>(readiness: Readiness, metrics: PrometheusHandle) -> Router<S> {
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(METRICS_UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(move || readyz(readiness.clone())))
+        .route("/metrics", get(move || async move { metrics.render() }))
+}
+
+async fn readyz(readiness: Readiness) -> (StatusCode, String) {
+    let missing = readiness().await;
+    if missing.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join("; ")))
+    }
+}
+
+/// Serves a worker's health until it is told to stop.
+///
+/// # Errors
+/// The address is taken, or not ours.
+pub async fn serve_health(
+    listen: SocketAddr,
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    tracing::info!(address = %listener.local_addr()?, "health and metrics are served");
+    let routes = health_routes(readiness, metrics);
+    tokio::spawn(async move {
+        let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "health and metrics are not served any more");
+        }
+    });
+    Ok(())
+}

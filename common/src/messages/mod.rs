@@ -1,0 +1,278 @@
+//! The records of the topics: what the api (or a person with kcat) writes and a worker reads. One file per word.
+//!
+//! A record is one JSON object with `type`, `version`, `request_id` and `user_id`; unknown members are ignored. A record
+//! that cannot be read is told apart by [`Unreadable`], whose names travel in dead letters.
+
+pub mod payments;
+pub mod reservations;
+pub mod results;
+pub mod tokens;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::ids::{RequestId, UserId};
+
+/// The version that all records have today.
+pub const VERSION: u32 = 1;
+
+/// One type of record: its name, its topic, its key.
+pub trait Message: Serialize + DeserializeOwned {
+    /// The record's `type`.
+    const TYPE: &'static str;
+    /// The topic that it belongs in.
+    const TOPIC: &'static str;
+
+    /// The record's key, as text.
+    fn key(&self) -> String;
+}
+
+/// What a record that goes on with a request of another topic says about its beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The type of the request's first record.
+    pub kind: String,
+    /// When the first record was appended.
+    pub submitted_at: DateTime<Utc>,
+}
+
+/// Why a record cannot be read. Such a record is a dead letter; all else gets an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    /// No value at all.
+    #[error("the record has no value; a command is a JSON object")]
+    NullValue,
+    /// Bytes that are no JSON object with a type and a version.
+    #[error("the value is no JSON object with `type` and `version`: {0}")]
+    NotAnObject(String),
+    /// A type that this topic does not have.
+    #[error("unknown type `{0}`; see docs/topics.md for the types of this topic")]
+    UnknownType(String),
+    /// A version that this worker does not know.
+    #[error("unknown version {0}; this worker reads version 1")]
+    UnknownVersion(u64),
+    /// A member is missing or of the wrong type.
+    #[error("missing or mistyped member: {0}")]
+    InvalidMember(String),
+    /// The key is not the one that the value asks for, so the record is in the wrong log.
+    #[error("the key is `{found}`, the value's own is `{expected}`")]
+    KeyMismatch {
+        /// What the value asks for.
+        expected: String,
+        /// What the record has.
+        found: String,
+    },
+    /// The record can be read, but the database refuses its contents whatever is tried.
+    #[error("the database refuses the record: {0}")]
+    Refused(String),
+}
+
+impl Unreadable {
+    /// The stable name for `kafka_dlt-exception-fqcn`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NullValue => "boxoffice.NullValue",
+            Self::NotAnObject(_) => "boxoffice.NotAnObject",
+            Self::UnknownType(_) => "boxoffice.UnknownType",
+            Self::UnknownVersion(_) => "boxoffice.UnknownVersion",
+            Self::InvalidMember(_) => "boxoffice.InvalidMember",
+            Self::KeyMismatch { .. } => "boxoffice.KeyMismatch",
+            Self::Refused(_) => "boxoffice.Refused",
+        }
+    }
+}
+
+/// A command of one topic: an enum over the topic's messages.
+pub trait Command: Sized {
+    /// Reads a record's value of the given type. `None`: the topic has no such type.
+    fn read(kind: &str, value: &[u8]) -> Option<Result<Self, serde_json::Error>>;
+
+    /// The record's key by the value's own account.
+    fn key(&self) -> String;
+
+    /// The record's `type`.
+    fn kind(&self) -> &'static str;
+
+    /// The request's id.
+    fn request_id(&self) -> RequestId;
+
+    /// Hash of the call and the request as parsed, if the api wrote the record.
+    fn request_hash(&self) -> Option<&str>;
+
+    /// Whose request it is; None for an operator's.
+    fn user_id(&self) -> Option<UserId>;
+
+    /// Where the request began, when it was not here.
+    fn origin(&self) -> Option<&Origin> {
+        None
+    }
+}
+
+/// Implements [`Command`] for an enum whose variants each hold one message.
+macro_rules! command {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum $name {
+            $(#[doc = concat!("A [`", stringify!($variant), "`].")] $variant($variant),)*
+        }
+
+        impl $crate::messages::Command for $name {
+            fn read(kind: &str, value: &[u8]) -> Option<Result<Self, serde_json::Error>> {
+                $(if kind == <$variant as $crate::messages::Message>::TYPE {
+                    return Some(serde_json::from_slice(value).map(Self::$variant));
+                })*
+                None
+            }
+
+            fn key(&self) -> String {
+                match self { $(Self::$variant(message) => $crate::messages::Message::key(message),)* }
+            }
+
+            fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => <$variant as $crate::messages::Message>::TYPE,)* }
+            }
+
+            fn request_id(&self) -> $crate::ids::RequestId {
+                match self { $(Self::$variant(message) => message.request_id,)* }
+            }
+
+            fn request_hash(&self) -> Option<&str> {
+                match self { $(Self::$variant(message) => message.request_hash.as_deref(),)* }
+            }
+
+            fn user_id(&self) -> Option<$crate::ids::UserId> {
+                match self { $(Self::$variant(message) => message.user_id.into(),)* }
+            }
+
+            fn origin(&self) -> Option<&$crate::messages::Origin> {
+                match self { $(Self::$variant(message) => $crate::messages::HasOrigin::origin(message),)* }
+            }
+        }
+    };
+}
+pub(crate) use command;
+
+/// A message that may go on with a request of another topic.
+pub(crate) trait HasOrigin {
+    /// Where the request began, when it was not with this record.
+    fn origin(&self) -> Option<&Origin> {
+        None
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    r#type: std::borrow::Cow<'a, str>,
+    version: u64,
+}
+
+impl<'a> Envelope<'a> {
+    fn read(value: &'a [u8]) -> Result<Self, Unreadable> {
+        let envelope: Self =
+            serde_json::from_slice(value).map_err(|error| Unreadable::NotAnObject(error.to_string()))?;
+        if envelope.version != u64::from(VERSION) {
+            return Err(Unreadable::UnknownVersion(envelope.version));
+        }
+        Ok(envelope)
+    }
+}
+
+/// Reads a record of a command topic.
+///
+/// # Errors
+/// [`Unreadable`] says what is wrong with it.
+pub fn read<C: Command>(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<C, Unreadable> {
+    let value = value.ok_or(Unreadable::NullValue)?;
+    let envelope = Envelope::read(value)?;
+    let command = C::read(&envelope.r#type, value)
+        .ok_or_else(|| Unreadable::UnknownType(envelope.r#type.into_owned()))?
+        .map_err(|error| Unreadable::InvalidMember(error.to_string()))?;
+    let expected = command.key();
+    let found = key.unwrap_or_default();
+    if found != expected.as_bytes() {
+        return Err(Unreadable::KeyMismatch { expected, found: String::from_utf8_lossy(found).into_owned() });
+    }
+    Ok(command)
+}
+
+/// Writes a record's value: the message's members after `type` and `version`.
+pub fn write<M: Message>(message: &M) -> Vec<u8> {
+    write_record(M::TYPE, message)
+}
+
+fn write_record(kind: &str, members: &impl Serialize) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Record<'a, M> {
+        r#type: &'a str,
+        version: u32,
+        #[serde(flatten)]
+        members: &'a M,
+    }
+    serde_json::to_vec(&Record { r#type: kind, version: VERSION, members })
+        .expect("records have text keys and no maps of other kinds")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::reservations::{Hold, ReservationCommand};
+    use super::*;
+    use crate::ids::{ScheduleId, SeatId};
+
+    fn hold() -> Hold {
+        Hold {
+            request_id: RequestId(Uuid::from_u128(7)),
+            request_hash: None,
+            user_id: UserId(Uuid::from_u128(8)),
+            schedule_id: ScheduleId(42),
+            seat_ids: Some(vec![SeatId(1), SeatId(2)]),
+            seats: None,
+            best_available: None,
+            pay: false,
+        }
+    }
+
+    fn read_json(key: &str, value: &serde_json::Value) -> Result<ReservationCommand, Unreadable> {
+        read(Some(key.as_bytes()), Some(value.to_string().as_bytes()))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let read = read::<ReservationCommand>(Some(b"42"), Some(&write(&hold())));
+        assert_eq!(read, Ok(ReservationCommand::Hold(hold())));
+    }
+
+    #[test]
+    fn a_person_can_write_one_and_unknown_members_are_ignored() {
+        let value = json!({"type": "reservation.hold", "version": 1, "request_id": Uuid::from_u128(7), "colour": "blue",
+            "user_id": Uuid::from_u128(8), "schedule_id": 42, "seat_ids": [1, 2]});
+        assert_eq!(read_json("42", &value), Ok(ReservationCommand::Hold(hold())));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_apart() {
+        let name = |result: Result<ReservationCommand, Unreadable>| result.expect_err("unreadable").name();
+        let good = json!({"type": "reservation.hold", "version": 1, "request_id": Uuid::from_u128(7),
+            "user_id": Uuid::from_u128(8), "schedule_id": 42, "seat_ids": [1]});
+        let with = |member: &str, value: serde_json::Value| {
+            let mut changed = good.clone();
+            changed[member] = value;
+            changed
+        };
+        assert_eq!(name(read(Some(b"42"), None)), "boxoffice.NullValue");
+        assert_eq!(name(read(Some(b"42"), Some(b"\xff\x00"))), "boxoffice.NotAnObject");
+        assert_eq!(name(read(Some(b"42"), Some(b"[1]"))), "boxoffice.NotAnObject");
+        assert_eq!(name(read_json("42", &json!({"version": 1}))), "boxoffice.NotAnObject");
+        assert_eq!(name(read_json("42", &with("type", json!("payment.pay")))), "boxoffice.UnknownType");
+        assert_eq!(name(read_json("42", &with("version", json!(2)))), "boxoffice.UnknownVersion");
+        assert_eq!(name(read_json("42", &with("schedule_id", json!("42")))), "boxoffice.InvalidMember");
+        assert_eq!(name(read_json("42", &with("user_id", json!(null)))), "boxoffice.InvalidMember");
+        assert_eq!(name(read_json("43", &good)), "boxoffice.KeyMismatch");
+        assert_eq!(name(read::<ReservationCommand>(None, Some(good.to_string().as_bytes()))), "boxoffice.KeyMismatch");
+    }
+}

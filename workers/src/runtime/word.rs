@@ -1,0 +1,177 @@
+//! What a word (tokens, reservations, payments) gives the runtime, and what it gets.
+
+use std::future::Future;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use common::ids::{ConcertId, RequestId};
+use common::kafka::headers;
+use common::messages::results::{ResultRecord, TokenEvent};
+use common::messages::{self, Command, Message};
+use common::problems::Problem;
+use rdkafka::message::OwnedHeaders;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sqlx::{PgConnection, PgPool};
+
+/// A command with its place and its time in the log.
+#[derive(Debug, Clone)]
+pub struct Logged<C> {
+    /// What is asked.
+    pub command: C,
+    /// When it was asked: the append time of its record, or of its first record if it was redriven.
+    pub asked_at: DateTime<Utc>,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// The trace that it belongs to.
+    pub traceparent: Option<String>,
+}
+
+/// The two clocks of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// The broker's: when it was asked. It decides whether something was in time.
+    pub asked_at: DateTime<Utc>,
+    /// The database's: when the transaction began. What is told from now on is told from here.
+    pub now: DateTime<Utc>,
+}
+
+/// How a command ends.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It had its effect.
+    Succeeded {
+        /// The status that a waiting caller gets.
+        http_status: u16,
+        /// The body that a waiting caller gets.
+        body: Box<RawValue>,
+        /// The concert whose queue token of this buyer changed with it.
+        concert_id: Option<ConcertId>,
+    },
+    /// It had none.
+    Failed(Problem),
+    /// The request goes on in another topic, which decides; nothing is told yet.
+    Continued,
+}
+
+impl Outcome {
+    /// It succeeded, with this status and body.
+    pub fn succeeded(http_status: u16, body: &impl Serialize) -> Self {
+        let body = serde_json::value::to_raw_value(body).expect("bodies have text keys and no maps of other kinds");
+        Self::Succeeded { http_status, body, concert_id: None }
+    }
+
+    /// Says that the buyer's queue token of `concert` changed with it.
+    #[must_use]
+    pub fn with_token_of(mut self, concert: ConcertId) -> Self {
+        if let Self::Succeeded { concert_id, .. } = &mut self {
+            *concert_id = Some(concert);
+        }
+        self
+    }
+}
+
+/// What a word wants written to Kafka after its transaction.
+#[derive(Debug, Default)]
+pub struct Emissions {
+    /// What happened to queue tokens.
+    pub events: Vec<Event>,
+    /// Commands for other words.
+    pub messages: Vec<OutMessage>,
+}
+
+/// A token event.
+#[derive(Debug)]
+pub enum Event {
+    /// The buyer may enter.
+    Admitted(TokenEvent),
+    /// The token has ended.
+    Expired(TokenEvent),
+}
+
+impl From<Event> for ResultRecord {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Admitted(event) => Self::TokenAdmitted(event),
+            Event::Expired(event) => Self::TokenExpired(event),
+        }
+    }
+}
+
+/// A command for another word.
+#[derive(Debug)]
+pub struct OutMessage {
+    /// Its topic.
+    pub topic: &'static str,
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its headers.
+    pub headers: OwnedHeaders,
+}
+
+impl OutMessage {
+    /// The record of `message`, written by `source` (`/boxoffice/reservation-worker`, …).
+    pub fn new<M: Message>(message: &M, request: RequestId, source: &str, traceparent: Option<&str>) -> Self {
+        Self {
+            topic: M::TOPIC,
+            key: message.key(),
+            value: messages::write(message),
+            headers: headers::cloud_event(M::TYPE, request.0, source, traceparent),
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// One for each command, in order.
+    pub outcomes: Vec<Outcome>,
+    /// What is to be told besides.
+    pub emissions: Emissions,
+}
+
+/// One word: its commands, and how they are applied.
+pub trait Word: Send + 'static {
+    /// What it reads.
+    type Command: Command + Send + Sync;
+    /// Its topic.
+    const TOPIC: &'static str;
+    /// Its consumer group.
+    const GROUP: &'static str;
+    /// The worker's name, in logs and in CloudEvents sources.
+    const WORKER: &'static str;
+    /// How often [`Word::tick`] is called; None: never.
+    const TICK: Option<Duration>;
+
+    /// Applies a batch inside the runtime's transaction: loads and locks what it touches, decides in log order, writes back. The
+    /// runtime has dropped repeats, writes the outcomes and commits. The statements must not grow with the batch.
+    ///
+    /// # Errors
+    /// Whatever the database says; the transaction is rolled back and [`Word::forget`] called before the next try.
+    fn apply(
+        &mut self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        batch: &[&Logged<Self::Command>],
+    ) -> impl Future<Output = Result<Applied, sqlx::Error>> + Send;
+
+    /// What is to be done from time to time, between batches. `owns` tells whether this worker reads the partition of a key.
+    ///
+    /// # Errors
+    /// Whatever the database says; the next tick tries again.
+    fn tick(
+        &mut self,
+        pool: &PgPool,
+        owns: &(dyn Fn(&str) -> bool + Sync),
+    ) -> impl Future<Output = Result<Emissions, sqlx::Error>> + Send {
+        let _ = (pool, owns);
+        async { Ok(Emissions::default()) }
+    }
+
+    /// Drops what is remembered of the database's changeable rows: a transaction was rolled back, or partitions moved.
+    fn forget(&mut self) {}
+}
