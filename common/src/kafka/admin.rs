@@ -10,6 +10,10 @@ use rdkafka::error::RDKafkaErrorCode;
 use crate::config::KafkaConfig;
 use crate::topics;
 
+/// A record that a topic takes, in bytes.
+const RECORD_BYTES_MAX: &str = "1048588";
+/// A dead letter is its record and some headers more: whatever came in must go out.
+const DEAD_LETTER_BYTES_MAX: &str = "2097152";
 const ADMIN_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How topics are made.
@@ -51,6 +55,7 @@ pub async fn create_topics(kafka: &KafkaConfig, config: &TopicConfig) -> anyhow:
                 .set("cleanup.policy", "delete")
                 .set("retention.ms", &retention_ms)
                 .set("min.insync.replicas", &min_insync)
+                .set("max.message.bytes", if name.ends_with(".dlt") { DEAD_LETTER_BYTES_MAX } else { RECORD_BYTES_MAX })
         })
         .collect();
     let options = AdminOptions::new().operation_timeout(Some(ADMIN_WAIT_MAX)).request_timeout(Some(ADMIN_WAIT_MAX));
