@@ -2,4 +2,6 @@
 //!
 //! [`runtime`] is shared and knows no word; each word ties it to its own `decide` (the rules, pure) and `store` (the SQL).
 
+pub mod reservations;
 pub mod runtime;
+mod users;

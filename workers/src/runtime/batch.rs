@@ -3,7 +3,7 @@
 //! Transient errors repeat the batch until it goes through; nothing is skipped. An error in the data splits the batch until the
 //! bad record is alone: that one is a dead letter. A fatal error stops the worker with its offsets uncommitted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -165,13 +165,13 @@ impl<W: Word> Applier<W> {
         let mut transaction = self.pool.begin().await?;
         let (now, known) = store::known_outcomes(&mut transaction, &ids).await?;
         let mut outcomes: HashMap<RequestId, RequestResult> = known.into_iter().map(|r| (r.request_id, r)).collect();
-        let mut seen: HashMap<RequestId, ()> = HashMap::with_capacity(part.len());
+        let mut seen: HashSet<RequestId> = HashSet::with_capacity(part.len());
         let fresh: Vec<&Logged<W::Command>> = part
             .iter()
             .map(|read| &read.logged)
             .filter(|logged| {
                 let id = logged.command.request_id();
-                !outcomes.contains_key(&id) && seen.insert(id, ()).is_none()
+                !outcomes.contains_key(&id) && seen.insert(id)
             })
             .collect();
         let repeats = part.len() - fresh.len();

@@ -122,9 +122,9 @@ impl Publisher {
         let committer = Committer { consumer, topic, interval: commit_interval, pending: Positions::new() };
         let sending = tokio::spawn(send_jobs(sender, received, sent));
         let task = tokio::spawn(async move {
-            let committed = committer.run(acknowledge).await;
+            let finished = committer.run(acknowledge).await;
             match sending.await {
-                Ok(sent) => sent.and(committed),
+                Ok(sent) => sent.and(finished),
                 Err(panic) => bail!("the sending task ended: {panic}"),
             }
         });

@@ -132,8 +132,8 @@ impl<W: Word> Worker<W> {
                 biased;
                 () = stop.cancelled() => {}
                 () = next_tick(&mut ticks) => self.tick().await?,
-                fed = feed.fed.recv() => match fed {
-                    Some(fed) => self.work_off(fed, feed).await?,
+                next = feed.fed.recv() => match next {
+                    Some(first) => self.work_off(first, feed).await?,
                     None => bail!("the consumer has ended"),
                 },
             }
