@@ -70,14 +70,18 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// Notes a record; true: stop.
-    pub(crate) fn note(&mut self, dead: bool) -> bool {
-        if self.recent.len() == WINDOW_RECORDS && self.recent.pop_front() == Some(true) {
-            self.dead -= 1;
+    /// Notes a batch of `total` records, `dead` of them dead letters; true: stop.
+    pub(crate) fn note(&mut self, total: usize, dead: usize) -> bool {
+        let mut stop = false;
+        for is_dead in (0..total).map(|n| n < dead) {
+            if self.recent.len() == WINDOW_RECORDS && self.recent.pop_front() == Some(true) {
+                self.dead -= 1;
+            }
+            self.recent.push_back(is_dead);
+            self.dead += usize::from(is_dead);
+            stop |= self.dead >= STOP_AT_LEAST && 2 * self.dead > self.recent.len();
         }
-        self.recent.push_back(dead);
-        self.dead += usize::from(dead);
-        self.dead >= STOP_AT_LEAST && 2 * self.dead > self.recent.len()
+        stop
     }
 }
 
@@ -87,7 +91,7 @@ mod tests {
 
     fn stops_at(dead: impl Fn(usize) -> bool) -> Option<usize> {
         let mut limit = Limit::default();
-        (0..10_000).find(|n| limit.note(dead(*n)))
+        (0..10_000).find(|n| limit.note(1, usize::from(dead(*n))))
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The worker's loop: what arrived becomes a batch, partitions come and go, ticks are kept, and shutdown is in good order.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -183,7 +182,7 @@ impl<W: Word> Worker<W> {
             told.dead_letters.push(self.sender.send(|| self.office.address(letter)).await?);
         }
         metrics::counter!("boxoffice_dead_letters_total").increment(dead.len() as u64);
-        let too_many = (0..total).fold(false, |stop, n| self.limit.note(n < dead.len()) || stop);
+        let too_many = self.limit.note(total, dead.len());
         let (results, emissions) = done.into_records(self.topic_partitions()?);
         told.results = results;
         told.messages = emissions.messages;
@@ -207,13 +206,11 @@ impl<W: Word> Worker<W> {
             Ok(emissions) => emissions,
             Err(error) => {
                 self.applier.word.forget();
-                return match database::classify(&error) {
-                    database::ErrorClass::Fatal => Err(error).context("the database refuses a tick, and will go on to"),
-                    _ => {
-                        tracing::warn!(%error, "a tick is tried again");
-                        Ok(())
-                    }
-                };
+                if database::classify(&error) == database::ErrorClass::Fatal {
+                    return Err(error).context("the database refuses a tick, and will go on to");
+                }
+                tracing::warn!(%error, "a tick is tried again");
+                return Ok(());
             }
         };
         if emissions.events.is_empty() && emissions.messages.is_empty() {
@@ -274,13 +271,11 @@ impl<W: Word> Worker<W> {
     }
 }
 
-fn next_tick(ticks: &mut Option<Interval>) -> impl Future<Output = ()> {
-    async move {
-        match ticks {
-            Some(ticks) => {
-                ticks.tick().await;
-            }
-            None => std::future::pending().await,
+async fn next_tick(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
         }
+        None => std::future::pending().await,
     }
 }
