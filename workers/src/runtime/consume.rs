@@ -109,12 +109,16 @@ impl Feed {
     /// Ends the thread and leaves the group. What was fed and not worked off is simply read again by the next owner.
     pub(crate) fn leave(self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.consumer.context().closing.store(true, Ordering::Relaxed);
         drop(self.fed);
         if self.thread.join().is_err() {
             tracing::error!("the polling thread had panicked");
         }
-        // The last reference: the consumer closes, which leaves the group at once instead of by time-out.
-        drop(self.consumer);
+        // Closing leaves the group at once instead of by time-out. It needs the last reference.
+        match Arc::try_unwrap(self.consumer) {
+            Ok(consumer) => drop(consumer),
+            Err(_) => tracing::warn!("the consumer is still in use; the group is left by time-out"),
+        }
     }
 }
 
@@ -171,10 +175,11 @@ impl Poller {
     }
 }
 
-/// The client's callbacks: they note, and do nothing.
+/// The client's callbacks: they note, and do nothing; only while the consumer closes is there nobody left to act.
 #[derive(Default)]
 pub(crate) struct Reports {
     noted: Mutex<Vec<Fed>>,
+    closing: AtomicBool,
 }
 
 impl Reports {
@@ -206,7 +211,16 @@ impl ClientContext for Reports {
 }
 
 impl ConsumerContext for Reports {
-    fn rebalance(&self, _: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if self.closing.load(Ordering::Relaxed) {
+            // Nothing more is taken over, and what is revoked was finished before closing began.
+            if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS
+                && let Err(error) = consumer.incremental_unassign(partitions)
+            {
+                tracing::warn!(%error, "handing partitions back while closing");
+            }
+            return;
+        }
         let partitions = partitions
             .elements()
             .iter()

@@ -26,6 +26,8 @@ use super::{offsets, store};
 const CONNECTIONS: u32 = 3;
 /// How long a worker that was told to stop may take to finish its batch.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(8);
+/// How long publishing may take to end after the worker.
+const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before asking again, while the database or the broker is away at an assignment.
 const ASSIGN_RETRY: Duration = Duration::from_millis(200);
 
@@ -77,6 +79,10 @@ async fn supervise<W: Word>(
         },
         () = too_late(stop) => Err(anyhow::anyhow!("the last batch did not go through in time; it will be read again")),
     };
+    // The worker is gone, so publishing ends by itself, unless Kafka does not answer.
+    if !publishing.is_finished() && tokio::time::timeout(PUBLISHING_WAIT_MAX, &mut publishing).await.is_err() {
+        publishing.abort();
+    }
     tokio::task::spawn_blocking(move || feed.leave()).await?;
     if ended.is_ok() {
         tracing::info!("stopped in good order");
