@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod cases;
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod properties;
 
 use chrono::{DateTime, SecondsFormat, Utc};
