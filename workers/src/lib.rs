@@ -2,6 +2,7 @@
 //!
 //! [`runtime`] is shared and knows no word; each word ties it to its own `decide` (the rules, pure) and `store` (the SQL).
 
+pub mod payments;
 pub mod reservations;
 pub mod runtime;
 mod users;
