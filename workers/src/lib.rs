@@ -3,3 +3,4 @@
 //! [`runtime`] is shared and knows no word; each word ties it to its own `decide` (the rules, pure) and `store` (the SQL).
 
 pub mod runtime;
+pub mod tokens;
