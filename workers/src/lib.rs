@@ -5,4 +5,5 @@
 pub mod payments;
 pub mod reservations;
 pub mod runtime;
+pub mod tokens;
 mod users;
