@@ -49,8 +49,8 @@ const TOOLS: [(&str, &str, Bootstrap); 25] = [
 ];
 
 /// Becomes the tool: its input, output, signals and exit code are the caller's.
-pub(crate) fn run(dev: &Dev, tool: Option<&str>, args: &[String]) -> Result<ExitCode> {
-    let Some(tool) = tool else {
+pub(crate) fn run(dev: &Dev, words: &[String]) -> Result<ExitCode> {
+    let Some((tool, args)) = words.split_first() else {
         println!("{}", list());
         return Ok(ExitCode::SUCCESS);
     };

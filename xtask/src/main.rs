@@ -61,11 +61,9 @@ enum Command {
     Kafka {
         #[command(flatten)]
         dir: DirArg,
-        /// For instance `kafka-topics`
-        tool: Option<String>,
-        /// Arguments of the tool; `--bootstrap-server` is filled in
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        /// The tool, for instance `kafka-topics`, and its arguments; `--bootstrap-server` is filled in
+        #[arg(value_name = "TOOL [ARGS]", trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Write the offline data of all SQL queries (`.sqlx/`) from a freshly migrated Postgres
     Sqlx {
@@ -123,7 +121,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Down { wipe, dir } => down::down(&dir.open()?, wipe),
         Command::Test { args } => test::test(&args),
-        Command::Kafka { dir, tool, args } => kafka_tools::run(&dir.open()?, tool.as_deref(), &args),
+        Command::Kafka { dir, words } => kafka_tools::run(&dir.open()?, &words),
         Command::Sqlx { check } => sqlx::run(check),
     }
 }
