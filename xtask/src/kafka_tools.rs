@@ -20,7 +20,7 @@ enum Bootstrap {
 use Bootstrap::{None as NoBroker, Option as Broker};
 
 /// The names that Kafka's `bin/` gives them, without `.sh`, and their classes.
-const TOOLS: [(&str, &str, Bootstrap); 25] = [
+const TOOLS: [(&str, &str, Bootstrap); 24] = [
     ("kafka-acls", "org.apache.kafka.tools.AclCommand", Broker),
     ("kafka-broker-api-versions", "org.apache.kafka.tools.BrokerApiVersionsCommand", Broker),
     ("kafka-cluster", "org.apache.kafka.tools.ClusterTool", Broker),
@@ -41,7 +41,6 @@ const TOOLS: [(&str, &str, Bootstrap); 25] = [
     ("kafka-metadata-quorum", "org.apache.kafka.tools.MetadataQuorumCommand", Broker),
     ("kafka-producer-perf-test", "org.apache.kafka.tools.ProducerPerformance", Broker),
     ("kafka-reassign-partitions", "org.apache.kafka.tools.reassign.ReassignPartitionsCommand", Broker),
-    ("kafka-replica-verification", "org.apache.kafka.tools.ReplicaVerificationTool", Broker),
     ("kafka-storage", "kafka.tools.StorageTool", NoBroker),
     ("kafka-topics", "org.apache.kafka.tools.TopicCommand", Broker),
     ("kafka-transactions", "org.apache.kafka.tools.TransactionsCommand", Broker),

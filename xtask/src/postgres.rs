@@ -6,11 +6,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::dev::{self, Dev};
+use crate::interrupt;
 use crate::packages;
+use crate::process;
 
 /// Its name among the processes.
 pub(crate) const NAME: &str = "postgres";
@@ -22,6 +25,9 @@ const SYSTEM_USER: &str = "postgres";
 const SYSTEM_FOLDER: &str = "/var/lib/boxoffice-dev";
 /// A socket's path must fit into 108 bytes; `/.s.PGSQL.54321` comes behind its folder's.
 const SOCKET_FOLDER_BYTES_MAX: usize = 84;
+/// How long the children of a server that was killed may take to notice it.
+const CHILDREN_WAIT: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Memory and connections of a development machine. Durability (fsync, `synchronous_commit`) stays as Postgres has it.
 const SETTINGS: [&str; 5] = [
@@ -90,6 +96,24 @@ impl Postgres {
         single.arg("--single").arg("-D").arg(&unfinished).arg("postgres");
         run(single, &format!("CREATE DATABASE {ROLE};\n"))?;
         fs::rename(&unfinished, self.data()).context("cannot name the data folder")
+    }
+
+    /// Makes it possible to start after a kill -9: waits until the children of the dead server have gone too, and removes its
+    /// lock file if the dead one is still a zombie, which Postgres takes for a living server (some containers' init collects
+    /// zombies late or never).
+    pub(crate) fn clear_up_after_kill(&self) -> Result<()> {
+        let lock = self.data().join("postmaster.pid");
+        let Ok(text) = fs::read_to_string(&lock) else { return Ok(()) };
+        let deadline = Instant::now() + CHILDREN_WAIT;
+        while process::anyone_in(&self.data()) && Instant::now() < deadline {
+            interrupt::check()?;
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+        if pid.is_some_and(process::is_zombie) && !process::anyone_in(&self.data()) {
+            fs::remove_file(&lock).context("cannot remove the lock file of a dead Postgres")?;
+        }
+        Ok(())
     }
 
     /// The command that runs the server.

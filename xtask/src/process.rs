@@ -7,8 +7,9 @@
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::str::SplitAsciiWhitespace;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -162,19 +163,36 @@ fn boot_id() -> Result<String> {
     Ok(text.context("cannot read /proc (this needs Linux)")?.trim().to_owned())
 }
 
+/// Whether a process has ended, but its exit status was not collected yet.
+pub(crate) fn is_zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| state(&stat) == Some("Z"))
+}
+
+/// Whether a process works in this folder (as far as this user may know).
+pub(crate) fn anyone_in(folder: &Path) -> bool {
+    let mut processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.any(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == folder))
+}
+
 /// When a process began; none if there is none, or only its exit status is left.
 fn start_ticks(pid: i32) -> Option<u64> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Field 22 of `/proc/<pid>/stat`. The second one, the name in brackets, may hold anything, brackets and blanks too.
+/// Field 22 of `/proc/<pid>/stat`.
 fn parse_stat(stat: &str) -> Option<u64> {
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let ended = matches!(state(stat)?, "Z" | "X");
+    if ended { None } else { behind_name(stat)?.nth(19)?.parse().ok() }
+}
+
+/// Field 3 of `/proc/<pid>/stat`.
+fn state(stat: &str) -> Option<&str> {
+    behind_name(stat)?.next()
+}
+
+/// The fields from the third on. The second one, the name in brackets, may hold anything, brackets and blanks too.
+fn behind_name(stat: &str) -> Option<SplitAsciiWhitespace<'_>> {
+    Some(stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace())
 }
 
 #[cfg(test)]

@@ -21,8 +21,6 @@ use crate::services::{self, Backing, Keys};
 const READY_WAIT: Duration = Duration::from_secs(90);
 /// How often it is asked meanwhile.
 const ASK_EVERY: Duration = Duration::from_millis(50);
-/// How long a Postgres that was killed may take to let go of its memory.
-const POSTGRES_LETS_GO: Duration = Duration::from_secs(15);
 const LOG_LINES_SHOWN: usize = 20;
 
 /// One system, and what this command has started of it.
@@ -106,25 +104,15 @@ impl<'a> System<'a> {
     /// Starts the private Postgres and waits until it is ready; its address.
     pub(crate) fn start_postgres(&mut self, tools: &Tools, keys: &Keys) -> Result<String> {
         let postgres = self.postgres(tools, keys)?;
-        let begun = Instant::now();
-        loop {
-            let running = process::find(self.dev, postgres::NAME).is_some();
-            let offset = if running {
-                u64::MAX
-            } else {
-                postgres.format()?;
-                self.start(postgres::NAME, &mut postgres.command(), "")?
-            };
-            let result = self.await_ready("Postgres", postgres::NAME, offset, || postgres.is_ready());
-            // After a kill -9, its own children may hold on to its memory for a moment.
-            let log = dev::tail(&self.dev.log(postgres::NAME), offset, LOG_LINES_SHOWN);
-            let again = result.is_err() && log.contains("pre-existing shared memory block");
-            if !again || begun.elapsed() > POSTGRES_LETS_GO {
-                return result.map(|()| postgres.url());
-            }
-            interrupt::check()?;
-            std::thread::sleep(ASK_EVERY);
-        }
+        let offset = if process::find(self.dev, postgres::NAME).is_some() {
+            u64::MAX
+        } else {
+            postgres.format()?;
+            postgres.clear_up_after_kill()?;
+            self.start(postgres::NAME, &mut postgres.command(), "")?
+        };
+        self.await_ready("Postgres", postgres::NAME, offset, || postgres.is_ready())?;
+        Ok(postgres.url())
     }
 
     /// The private Postgres, whether it runs or not.
