@@ -1,9 +1,10 @@
 //! Kafka's own command-line tools, from the same jars as the broker.
 
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::dev::{self, Dev, KAFKA_BOOTSTRAP_SERVERS};
 use crate::kafka;
@@ -60,7 +61,7 @@ pub(crate) fn run(dev: &Dev, words: &[String]) -> Result<ExitCode> {
     if !kafka::is_fetched(dev) {
         bail!("Kafka's tools are not there yet: run `cargo xtask up` first, it fetches them");
     }
-    let mut command = kafka::java(&packages::java()?, &dev.kafka_libs(), "warn");
+    let mut command = kafka::java(&packages::java()?, &dev.kafka_libs(), "error");
     command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]).arg(class);
     if names_brokers(args) || *bootstrap == NoBroker {
         command.args(args);
@@ -90,7 +91,10 @@ fn bootstrap_servers(dev: &Dev) -> Result<String> {
     }
     let env = dev::read_settings(&dev.env_file())?;
     let advice = || format!("nothing was started in {}: run `cargo xtask up` first", dev.show(&dev.dir));
-    env.get(KAFKA_BOOTSTRAP_SERVERS).cloned().with_context(advice)
+    let servers = env.get(KAFKA_BOOTSTRAP_SERVERS).with_context(advice)?;
+    // The tools would try for a minute.
+    ensure!(TcpStream::connect(servers).is_ok(), "no Kafka at {servers}: run `cargo xtask up` first");
+    Ok(servers.clone())
 }
 
 fn list() -> String {

@@ -99,19 +99,29 @@ impl Postgres {
     }
 
     /// Makes it possible to start after a kill -9: waits until the children of the dead server have gone too, and removes its
-    /// lock file if the dead one is still a zombie, which Postgres takes for a living server (some containers' init collects
+    /// lock files if the dead one is still a zombie, which Postgres takes for a living server (some containers' init collects
     /// zombies late or never).
     pub(crate) fn clear_up_after_kill(&self) -> Result<()> {
-        let lock = self.data().join("postmaster.pid");
-        let Ok(text) = fs::read_to_string(&lock) else { return Ok(()) };
+        let socket_lock = format!(".s.PGSQL.{}.lock", self.port);
+        let locks = [self.data().join("postmaster.pid"), self.socket_folder.join(socket_lock)];
+        if !locks.iter().any(|lock| lock.exists()) {
+            return Ok(());
+        }
         let deadline = Instant::now() + CHILDREN_WAIT;
-        while process::anyone_in(&self.data()) && Instant::now() < deadline {
+        while process::anyone_in(&self.data()) {
             interrupt::check()?;
+            if Instant::now() > deadline {
+                // Somebody is in there; Postgres itself will say who.
+                return Ok(());
+            }
             std::thread::sleep(LOOK_EVERY);
         }
-        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
-        if pid.is_some_and(process::is_zombie) && !process::anyone_in(&self.data()) {
-            fs::remove_file(&lock).context("cannot remove the lock file of a dead Postgres")?;
+        for lock in locks {
+            let Ok(text) = fs::read_to_string(&lock) else { continue };
+            let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+            if pid.is_some_and(process::is_zombie) {
+                fs::remove_file(&lock).context("cannot remove a lock file of a dead Postgres")?;
+            }
         }
         Ok(())
     }
