@@ -79,8 +79,14 @@ fn executable(line: &str) -> Option<(String, PathBuf)> {
 }
 
 /// Waits for a child; when somebody asks to stop, the child is asked too, and this is an error.
-pub(crate) fn wait(mut child: Child) -> Result<ExitStatus> {
+pub(crate) fn wait(child: Child) -> Result<ExitStatus> {
+    wait_and(child, || {})
+}
+
+/// The same; `meanwhile` is called again and again.
+pub(crate) fn wait_and(mut child: Child, mut meanwhile: impl FnMut()) -> Result<ExitStatus> {
     loop {
+        meanwhile();
         if let Some(status) = child.try_wait().context("cannot wait for a child")? {
             interrupt::check()?;
             return Ok(status);

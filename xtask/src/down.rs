@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::console;
 use crate::dev::Dev;
@@ -11,35 +11,42 @@ use crate::postgres;
 use crate::process;
 use crate::system;
 
+/// What `wipe` deletes in a system's directory. What stays: Kafka's jars, which are downloaded and hold no data, and lock files.
+const DATA: [&str; 8] = ["run", "log", "env", "keys", "ports", "demo.json", "kafka/data", "kafka/server.properties"];
+
 /// Stops every process of the system; with `wipe`, deletes its data.
 pub(crate) fn down(dev: &Dev, wipe: bool) -> Result<ExitCode> {
     let _lock = dev.lock()?;
-    let names = process::names(dev);
-    if names.is_empty() {
+    if process::names(dev).is_empty() {
         console::note("nothing runs");
     }
-    system::stop(dev, names);
-    if !process::names(dev).is_empty() {
-        anyhow::bail!("some processes could not be stopped");
-    }
     if wipe {
-        self::wipe(dev)?;
-        console::note(&format!("deleted the data, keys and logs in {}", dev.show(&dev.dir)));
+        stop_and_wipe(dev)?;
+        console::note(&format!("deleted data, keys and logs in {}", dev.show(&dev.dir)));
+    } else {
+        stop(dev)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Deletes everything of a stopped system but Kafka's jars, the lock that is held on it, and other systems inside its directory.
-pub(crate) fn wipe(dev: &Dev) -> Result<()> {
+/// Stops every process of the system.
+pub(crate) fn stop(dev: &Dev) -> Result<()> {
+    system::stop(dev, process::names(dev));
+    let left = process::names(dev);
+    ensure!(left.is_empty(), "could not be stopped: {}", left.join(", "));
+    Ok(())
+}
+
+/// Stops every process of the system and deletes its data.
+pub(crate) fn stop_and_wipe(dev: &Dev) -> Result<()> {
+    stop(dev)?;
     postgres::wipe(dev)?;
-    for name in ["run", "log", "env", "keys", "ports", "demo.json", "kafka/data", "kafka/server.properties"] {
+    for name in DATA {
         let path = dev.dir.join(name);
-        let deleted = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else if path.exists() {
-            fs::remove_file(&path)
-        } else {
-            Ok(())
+        let deleted = match (path.is_dir(), path.exists()) {
+            (true, _) => fs::remove_dir_all(&path),
+            (false, true) => fs::remove_file(&path),
+            (false, false) => Ok(()),
         };
         deleted.with_context(|| format!("cannot delete {}", path.display()))?;
     }
