@@ -37,6 +37,11 @@ impl Dev {
         Ok(Self { root, dir })
     }
 
+    /// Whether this is the system that people use by hand, not one for tests.
+    pub(crate) fn is_main(&self) -> bool {
+        self.dir == self.root.join(".dev")
+    }
+
     /// The pid files and what is needed to trust them.
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.dir.join("run")

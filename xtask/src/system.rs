@@ -164,7 +164,7 @@ impl<'a> System<'a> {
                         ));
                         process::stop(self.dev, &[running]);
                     }
-                    let wish = (name == services::API).then_some(services::API_PORT_WISH);
+                    let wish = (name == services::API && self.dev.is_main()).then_some(services::API_PORT_WISH);
                     let port = self.port(&name, false, wish)?;
                     self.start(&name, &mut backing.service(programs, &name, port), &settings)?
                 }

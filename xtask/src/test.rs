@@ -145,7 +145,7 @@ fn show_errors(dev: &Dev) {
 }
 
 fn errors(log: &str) -> String {
-    let telling = |line: &&str| ["ERROR", "FATAL", "PANIC", "panicked"].iter().any(|word| line.contains(word));
+    let telling = |line: &&str| ["ERROR", "PANIC", "panicked"].iter().any(|word| line.contains(word));
     let lines: Vec<&str> = log.lines().filter(telling).collect();
     let last: Vec<String> =
         lines.iter().rev().take(LOG_LINES_SHOWN).rev().map(|line| format!("    {line}\n")).collect();
