@@ -1,4 +1,4 @@
-//! `cargo xtask up | down | test | kafka | sqlx`: the development and test system.
+//! `cargo xtask up | down | test | kafka | sqlx | packages`: the development and test system.
 //!
 //! A private Kafka and a private Postgres under `.dev/`, the api and the workers on top of them, without Docker.
 //! Linux only: it tells processes apart by `/proc`.
@@ -57,6 +57,8 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Install what the other commands need (Java, Maven, Postgres, compilers), if it is missing, and nothing else
+    Packages,
     /// Run one of Kafka's own tools against the running system; without a name, list them
     Kafka {
         #[command(flatten)]
@@ -121,6 +123,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Down { wipe, dir } => down::down(&dir.open()?, wipe),
         Command::Test { args } => test::test(&args),
+        Command::Packages => {
+            packages::ensure(packages::Wanted { postgres: true, maven: true })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Kafka { dir, words } => kafka_tools::run(&dir.open()?, &words),
         Command::Sqlx { check } => sqlx::run(check),
     }

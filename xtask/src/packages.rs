@@ -63,7 +63,7 @@ fn missing(wanted: Wanted) -> Vec<Missing> {
     need(find_java().is_some(), "Java (JDK) 17 or later", JAVA_PACKAGES[0]);
     need(!wanted.maven || on_path("mvn").is_some(), "Maven", "maven");
     need(!wanted.postgres || find_postgres().is_some(), "Postgres 15 or later", "postgresql");
-    need(on_path("cmake").is_some(), "cmake", "cmake");
+    // For librdkafka, which is compiled from source.
     need(
         on_path("cc").is_some() && on_path("c++").is_some() && on_path("make").is_some(),
         "a C and C++ compiler and make",
