@@ -16,6 +16,12 @@ pub(crate) const KAFKA_BOOTSTRAP_SERVERS: &str = "KAFKA_BOOTSTRAP_SERVERS";
 pub(crate) const BOXOFFICE_URL: &str = "BOXOFFICE_URL";
 pub(crate) const BOXOFFICE_ADMIN_KEY: &str = "BOXOFFICE_ADMIN_KEY";
 
+/// Systems for one purpose, inside the main one's directory; and the lock that a run of the tests holds.
+pub(crate) const TEST_DIR: &str = "test";
+pub(crate) const SQLX_DIR: &str = "sqlx";
+pub(crate) const TEST_LOCK: &str = "test.lock";
+const LOCK: &str = "lock";
+
 /// Lines of `KEY=VALUE`.
 pub(crate) type Settings = BTreeMap<String, String>;
 
@@ -69,31 +75,49 @@ impl Dev {
 
     /// Waits until no other `up` or `down` works on this directory. Held until dropped.
     pub(crate) fn lock(&self) -> Result<File> {
-        lock(&self.dir.join("lock"), "another cargo xtask works on this directory; waiting for it")
+        lock(&self.dir.join(LOCK), "another cargo xtask works on this directory; waiting for it")
+    }
+
+    /// The same without waiting: none if another one works.
+    pub(crate) fn try_lock(&self) -> Result<Option<File>> {
+        try_lock(&self.dir.join(LOCK))
     }
 }
 
 /// The workspace's folder.
 pub(crate) fn workspace() -> Result<PathBuf> {
-    let member = Path::new(env!("CARGO_MANIFEST_DIR"));
-    member.parent().map(Path::to_path_buf).context("xtask is not inside a workspace")
+    // Cargo names a member's folder to what it runs. What was compiled in comes second: with a shared target folder, the
+    // program may have been compiled in another clone.
+    let named = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let compiled_in = Some(PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    let roots = [named, compiled_in].into_iter().flatten().filter_map(|member| Some(member.parent()?.to_path_buf()));
+    roots.into_iter().find(|root| root.join("xtask/Cargo.toml").exists()).context("cannot find the workspace")
 }
 
 /// Takes an exclusive lock on the file, saying `waiting` if that takes time. Released when dropped.
 pub(crate) fn lock(path: &Path, waiting: &str) -> Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            console::note(waiting);
-            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        }
-        Err(TryLockError::Error(error)) => {
-            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-        }
+    if let Some(file) = try_lock(path)? {
+        return Ok(file);
     }
+    console::note(waiting);
+    let file = open_lock(path)?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+/// Takes an exclusive lock on the file if nobody else has it.
+pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = open_lock(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Reads lines of `KEY=VALUE`; a file that is not there has none.

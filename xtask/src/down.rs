@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 
 use crate::console;
-use crate::dev::Dev;
+use crate::dev::{self, Dev, SQLX_DIR, TEST_DIR, TEST_LOCK};
 use crate::postgres;
 use crate::process;
 use crate::system;
@@ -22,11 +22,27 @@ pub(crate) fn down(dev: &Dev, wipe: bool) -> Result<ExitCode> {
     }
     if wipe {
         stop_and_wipe(dev)?;
+        if dev.is_main() {
+            wipe_nested(dev)?;
+        }
         console::note(&format!("deleted data, keys and logs in {}", dev.show(&dev.dir)));
     } else {
         stop(dev)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Also deletes what `test` and `sqlx` have left behind, unless they are at work.
+fn wipe_nested(dev: &Dev) -> Result<()> {
+    let Some(_no_test_runs) = dev::try_lock(&dev.dir.join(TEST_LOCK))? else { return Ok(()) };
+    for name in [TEST_DIR, SQLX_DIR] {
+        if dev.dir.join(name).exists() {
+            let nested = Dev::open(Some(&dev.dir.join(name)))?;
+            let Some(_lock) = nested.try_lock()? else { continue };
+            stop_and_wipe(&nested)?;
+        }
+    }
+    Ok(())
 }
 
 /// Stops every process of the system.

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::dev::{self, DATABASE_URL, Dev};
+use crate::dev::{self, DATABASE_URL, Dev, SQLX_DIR};
 use crate::packages::{self, Wanted};
 use crate::services::Keys;
 use crate::system::System;
@@ -24,7 +24,7 @@ type Queries = BTreeMap<String, String>;
 /// Writes `.sqlx/`, or only checks it.
 pub(crate) fn run(check: bool) -> Result<ExitCode> {
     let root = dev::workspace()?;
-    let dev = Dev::open(Some(&root.join(".dev/sqlx")))?;
+    let dev = Dev::open(Some(&root.join(".dev").join(SQLX_DIR)))?;
     let _lock = dev.lock()?;
     down::stop_and_wipe(&dev)?;
     let result = fresh(&dev);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{self, Profile};
-use crate::dev::{self, Dev};
+use crate::dev::{self, Dev, TEST_DIR, TEST_LOCK};
 use crate::system::{Foreign, System};
 use crate::{console, down, up};
 
@@ -26,8 +26,8 @@ pub(crate) fn test(args: &[String]) -> Result<ExitCode> {
     let xtask = std::env::current_exe().context("cannot find myself")?;
     let folder = dev::workspace()?.join(".dev");
     fs::create_dir_all(&folder).context("cannot create .dev")?;
-    let _session = dev::lock(&folder.join("test.lock"), "another cargo xtask test runs here; waiting for it")?;
-    let dev = Dev::open(Some(&folder.join("test")))?;
+    let _session = dev::lock(&folder.join(TEST_LOCK), "another cargo xtask test runs here; waiting for it")?;
+    let dev = Dev::open(Some(&folder.join(TEST_DIR)))?;
     let result = start(&dev).and_then(|system| Session { system, xtask, args }.run());
     // Whatever happened, and whoever started it.
     let _lock = dev.lock()?;
