@@ -1,1 +1,33 @@
-//! The axum ingress.
+//! The axum ingress. It checks a request, publishes it to Kafka and answers; it reads Postgres, and writes there only what the operator's
+//! catalogue and sign-up need.
+//!
+//! The way of a request: [`server`] → [`edge`] → [`router`] → a file of [`routes`] → [`publish`] → Kafka; and back:
+//! Kafka → [`results`] → [`outcomes`] → [`wait`].
+
+mod auth;
+mod body;
+mod bus;
+mod call;
+mod catalogue;
+mod config;
+mod edge;
+mod error;
+mod gauges;
+mod kafka_health;
+mod limits;
+mod outcomes;
+mod params;
+mod publish;
+mod queues;
+mod reservations;
+mod results;
+mod router;
+mod routes;
+mod run;
+mod server;
+mod state;
+mod store;
+mod wait;
+
+pub use config::Settings;
+pub use run::run;

@@ -9,7 +9,7 @@ use crate::ids::{ConcertId, EntryId, PaymentId, ReservationId, ScheduleId, SeatI
 use crate::messages::tokens::QueueState;
 
 /// What has become of a queue token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sqlx(type_name = "token_status", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TokenStatus {
@@ -26,7 +26,7 @@ pub enum TokenStatus {
 }
 
 /// A live queue token, as its buyer sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TokenBody {
     /// The string for the `Queue-Token` header.
     pub queue_token: String,
@@ -125,7 +125,7 @@ fn poll_after_seconds(wait: Option<i64>, token: TokenId) -> i64 {
 }
 
 /// The answer to leaving a queue.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LeftBody {
     /// The token that was given back.
     pub token_id: TokenId,
@@ -134,7 +134,7 @@ pub struct LeftBody {
 }
 
 /// What has become of a reservation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sqlx(type_name = "reservation_status", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ReservationStatus {
@@ -151,7 +151,7 @@ pub enum ReservationStatus {
 }
 
 /// A seat of a reservation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReservedSeat {
     /// Its id.
     pub seat_id: SeatId,
@@ -162,7 +162,7 @@ pub struct ReservedSeat {
 }
 
 /// A reservation, as its buyer sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReservationBody {
     /// Its id.
     pub reservation_id: ReservationId,
@@ -233,7 +233,7 @@ impl Reservation {
 }
 
 /// What has become of a payment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sqlx(type_name = "payment_status", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum PaymentStatus {
@@ -244,7 +244,7 @@ pub enum PaymentStatus {
 }
 
 /// A payment, as its buyer sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PaymentBody {
     /// Its id.
     pub payment_id: PaymentId,
@@ -261,7 +261,7 @@ pub struct PaymentBody {
 }
 
 /// The answer to a charge.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ChargeBody {
     /// The ledger entry.
     pub entry_id: EntryId,
@@ -274,7 +274,7 @@ pub struct ChargeBody {
 }
 
 /// Why the balance changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sqlx(type_name = "entry_kind", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum EntryKind {
@@ -287,7 +287,7 @@ pub enum EntryKind {
 }
 
 /// A queue, as an operator sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct QueueBody {
     /// The concert.
     pub concert_id: ConcertId,

@@ -15,7 +15,7 @@ use crate::seating::{Layout, Section};
 const REMEMBERED_MAX: usize = 10_000;
 
 /// What happens to a hold when its payment fails for want of balance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "payment_failure_policy", rename_all = "snake_case")]
 pub enum PaymentFailurePolicy {

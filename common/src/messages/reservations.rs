@@ -33,7 +33,7 @@ pub struct Hold {
 }
 
 /// How many seats, and in which section (None: in any).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BestAvailable {
     /// How many seats.

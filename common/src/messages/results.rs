@@ -11,7 +11,7 @@ use super::{Envelope, Unreadable, write_record};
 use crate::ids::{ConcertId, RequestId, TokenId, UserId};
 
 /// How a request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sqlx(type_name = "request_status", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RequestStatus {

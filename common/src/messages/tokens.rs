@@ -54,7 +54,7 @@ pub struct Configure {
 }
 
 /// The settings of a queue that an operator may change, each optional.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct QueueSettings {
     /// Admissions a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,7 @@ impl QueueSettings {
 }
 
 /// PAUSED: joins yes, admissions no. DRAINING: no joins, admissions go on. CLOSED: neither.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sqlx(type_name = "queue_state", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum QueueState {

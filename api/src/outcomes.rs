@@ -1,0 +1,344 @@
+//! What became of recent requests, and who waits for what will become of others. The results reader brings the outcomes; a caller who
+//! asks or waits touches no database.
+//!
+//! A request is in one of three places of its shard: among the outcomes, among the pending ones (accepted here, no outcome yet), or in
+//! neither, and then only the database knows. All three are bounded and forget the oldest first.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+use common::ids::{RequestId, UserId};
+use common::messages::results::RequestResult;
+use tokio::sync::oneshot;
+
+const SHARDS: usize = 16;
+/// What an outcome takes besides its body, roughly, in bytes.
+const OUTCOME_BYTES: usize = 512;
+
+/// A request that the broker has and no worker has answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    /// Whose; None for an operator's.
+    pub(crate) user_id: Option<UserId>,
+    /// The type of its record.
+    pub(crate) kind: &'static str,
+    /// Hash of call and request, if it had an `Idempotency-Key`.
+    pub(crate) request_hash: Option<String>,
+    /// When the broker had it.
+    pub(crate) submitted_at: DateTime<Utc>,
+}
+
+/// What is known of a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    /// It has ended.
+    Finished(Arc<RequestResult>),
+    /// It was accepted here, and has not ended.
+    Pending(Pending),
+}
+
+/// A request's outcome, or the waiter that will get it.
+pub(crate) enum Watch {
+    /// It has ended.
+    Finished(Arc<RequestResult>),
+    /// It has not.
+    Waiting(Waiter),
+}
+
+/// Bounds of what is remembered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutcomeBounds {
+    /// Outcomes.
+    pub(crate) outcomes_max: usize,
+    /// Their memory, in bytes.
+    pub(crate) bytes_max: usize,
+    /// Pending requests.
+    pub(crate) pending_max: usize,
+}
+
+/// Outcomes and waiters.
+pub(crate) struct Outcomes {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    bounds: OutcomeBounds,
+    waiting: AtomicUsize,
+    waiters: AtomicU64,
+}
+
+#[derive(Default)]
+struct Shard {
+    finished: Fifo<RequestId, Arc<RequestResult>>,
+    finished_bytes: usize,
+    pending: Fifo<RequestId, Pending>,
+    waiters: HashMap<RequestId, Vec<(u64, oneshot::Sender<Arc<RequestResult>>)>>,
+}
+
+impl Outcomes {
+    /// Nothing known yet.
+    pub(crate) fn new(bounds: OutcomeBounds) -> Self {
+        let per_shard = OutcomeBounds {
+            outcomes_max: bounds.outcomes_max.div_ceil(SHARDS),
+            bytes_max: bounds.bytes_max.div_ceil(SHARDS),
+            pending_max: bounds.pending_max.div_ceil(SHARDS),
+        };
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            bounds: per_shard,
+            waiting: AtomicUsize::new(0),
+            waiters: AtomicU64::new(0),
+        }
+    }
+
+    /// What is known of a request; None: nothing here.
+    pub(crate) fn known(&self, request: RequestId) -> Option<Known> {
+        let shard = self.shard(request);
+        let finished = shard.finished.get(&request).cloned().map(Known::Finished);
+        finished.or_else(|| shard.pending.get(&request).cloned().map(Known::Pending))
+    }
+
+    /// The outcome, or a waiter that gets it when it comes. Nothing is missed in between.
+    pub(crate) fn watch(self: &Arc<Self>, request: RequestId) -> Watch {
+        let mut shard = self.shard(request);
+        if let Some(result) = shard.finished.get(&request) {
+            return Watch::Finished(result.clone());
+        }
+        let (sender, receiver) = oneshot::channel();
+        let number = self.waiters.fetch_add(1, Ordering::Relaxed);
+        shard.waiters.entry(request).or_default().push((number, sender));
+        drop(shard);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Watch::Waiting(Waiter { request, number, receiver, outcomes: self.clone() })
+    }
+
+    /// The broker has the request.
+    pub(crate) fn accepted(&self, request: RequestId, pending: Pending) {
+        let mut shard = self.shard(request);
+        // The outcome may have come before this caller's thread did.
+        if shard.finished.get(&request).is_none() {
+            shard.pending.insert(request, pending);
+            while shard.pending.len() > self.bounds.pending_max {
+                shard.pending.pop_oldest();
+            }
+        }
+    }
+
+    /// An outcome has come: it is remembered, and whoever waits is woken. A repeat changes nothing.
+    pub(crate) fn arrived(&self, result: RequestResult) {
+        let request = result.request_id;
+        let bytes = weight(&result);
+        let result = Arc::new(result);
+        let mut shard = self.shard(request);
+        shard.pending.remove(&request);
+        if shard.finished.get(&request).is_none() {
+            shard.finished.insert(request, result.clone());
+            shard.finished_bytes += bytes;
+            while shard.finished.len() > self.bounds.outcomes_max || shard.finished_bytes > self.bounds.bytes_max {
+                let Some(oldest) = shard.finished.pop_oldest() else { break };
+                shard.finished_bytes -= weight(&oldest);
+            }
+        }
+        let waiters = shard.waiters.remove(&request);
+        drop(shard);
+        for (_, waiter) in waiters.into_iter().flatten() {
+            // Who does not wait any more has hung up.
+            let _ = waiter.send(result.clone());
+        }
+    }
+
+    /// Callers that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Outcomes and pending requests that are remembered.
+    pub(crate) fn len(&self) -> (usize, usize) {
+        self.shards.iter().fold((0, 0), |(finished, pending), shard| {
+            let shard = lock(shard);
+            (finished + shard.finished.len(), pending + shard.pending.len())
+        })
+    }
+
+    fn shard(&self, request: RequestId) -> MutexGuard<'_, Shard> {
+        let index = usize::try_from(self.hasher.hash_one(request) % SHARDS as u64).unwrap_or_default();
+        lock(&self.shards[index])
+    }
+
+    fn forget(&self, request: RequestId, number: u64) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut shard = self.shard(request);
+        if let Some(waiters) = shard.waiters.get_mut(&request) {
+            waiters.retain(|(other, _)| *other != number);
+            if waiters.is_empty() {
+                shard.waiters.remove(&request);
+            }
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn weight(result: &RequestResult) -> usize {
+    OUTCOME_BYTES + result.body().map_or(0, |body| body.get().len())
+}
+
+/// One caller that waits for one outcome; forgotten when dropped.
+pub(crate) struct Waiter {
+    request: RequestId,
+    number: u64,
+    receiver: oneshot::Receiver<Arc<RequestResult>>,
+    outcomes: Arc<Outcomes>,
+}
+
+impl Waiter {
+    /// The outcome, when it comes.
+    pub(crate) async fn outcome(&mut self) -> Option<Arc<RequestResult>> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.outcomes.forget(self.request, self.number);
+    }
+}
+
+/// A map that knows which entry is the oldest. Removed entries leave a trace in the order until it is swept.
+struct Fifo<K, V> {
+    entries: HashMap<K, (V, u64)>,
+    order: VecDeque<(K, u64)>,
+    next: u64,
+}
+
+impl<K, V> Default for Fifo<K, V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0 }
+    }
+}
+
+impl<K: Hash + Eq + Copy, V> Fifo<K, V> {
+    fn get(&self, key: &K) -> Option<&V> {
+        self.entries.get(key).map(|(value, _)| value)
+    }
+
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn insert(&mut self, key: K, value: V) {
+        self.next += 1;
+        self.entries.insert(key, (value, self.next));
+        self.order.push_back((key, self.next));
+        if self.order.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.order.retain(|(key, number)| entries.get(key).is_some_and(|(_, own)| own == number));
+        }
+    }
+
+    fn remove(&mut self, key: &K) {
+        self.entries.remove(key);
+    }
+
+    fn pop_oldest(&mut self) -> Option<V> {
+        while let Some((key, number)) = self.order.pop_front() {
+            if self.entries.get(&key).is_some_and(|(_, own)| *own == number) {
+                return self.entries.remove(&key).map(|(value, _)| value);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::messages::results::{RequestStatus, Source};
+    use serde_json::value::RawValue;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn outcomes(outcomes_max: usize) -> Arc<Outcomes> {
+        Arc::new(Outcomes::new(OutcomeBounds { outcomes_max, bytes_max: 1 << 20, pending_max: 32 }))
+    }
+
+    fn id(n: u128) -> RequestId {
+        RequestId(Uuid::from_u128(n))
+    }
+
+    fn result(n: u128) -> RequestResult {
+        RequestResult {
+            request_id: id(n),
+            user_id: None,
+            kind: "queue.configure".to_owned(),
+            status: RequestStatus::Succeeded,
+            http_status: 200,
+            result: Some(RawValue::from_string("{}".to_owned()).unwrap()),
+            problem: None,
+            source: Source { topic: "t".to_owned(), partition: 0, offset: 0 },
+            request_hash: None,
+            submitted_at: DateTime::UNIX_EPOCH,
+            finished_at: DateTime::UNIX_EPOCH,
+            concert_id: None,
+        }
+    }
+
+    fn pending() -> Pending {
+        Pending { user_id: None, kind: "queue.configure", request_hash: None, submitted_at: DateTime::UNIX_EPOCH }
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_are_woken_and_who_comes_later_finds_it() {
+        let outcomes = outcomes(100);
+        let (Watch::Waiting(mut one), Watch::Waiting(mut two)) = (outcomes.watch(id(1)), outcomes.watch(id(1))) else {
+            panic!("nothing is known yet")
+        };
+        outcomes.arrived(result(1));
+        assert_eq!(one.outcome().await.unwrap().request_id, id(1));
+        assert_eq!(two.outcome().await.unwrap().request_id, id(1));
+        assert!(matches!(outcomes.watch(id(1)), Watch::Finished(_)));
+    }
+
+    #[test]
+    fn a_waiter_that_goes_is_forgotten() {
+        let outcomes = outcomes(100);
+        let watch = outcomes.watch(id(1));
+        assert_eq!(outcomes.waiting(), 1);
+        drop(watch);
+        assert_eq!(outcomes.waiting(), 0);
+        assert!(outcomes.shards.iter().all(|shard| lock(shard).waiters.is_empty()));
+    }
+
+    #[test]
+    fn a_request_is_pending_until_its_outcome_whichever_comes_first() {
+        let outcomes = outcomes(100);
+        outcomes.accepted(id(1), pending());
+        assert!(matches!(outcomes.known(id(1)), Some(Known::Pending(_))));
+        outcomes.arrived(result(1));
+        assert!(matches!(outcomes.known(id(1)), Some(Known::Finished(_))));
+        outcomes.arrived(result(2));
+        outcomes.accepted(id(2), pending());
+        assert!(matches!(outcomes.known(id(2)), Some(Known::Finished(_))));
+        assert_eq!(outcomes.len(), (2, 0));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_first_and_memory_is_bounded() {
+        let outcomes = outcomes(SHARDS);
+        for n in 0..10_000 {
+            outcomes.accepted(id(n), pending());
+            outcomes.arrived(result(n));
+        }
+        let (finished, pending) = outcomes.len();
+        assert!(finished <= SHARDS && pending == 0);
+        assert!(matches!(outcomes.known(id(9_999)), Some(Known::Finished(_))));
+        assert!(outcomes.shards.iter().all(|shard| {
+            let shard = lock(shard);
+            shard.pending.order.len() <= 70 && shard.finished.order.len() <= 70
+        }));
+    }
+}

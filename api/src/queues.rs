@@ -1,0 +1,326 @@
+//! What the api knows of queues without asking the database: each queue's marks, refreshed by one query for all, and the states of
+//! admitted tokens, kept up to date by the results topic.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use common::ids::{ConcertId, TokenId, UserId};
+use common::messages::tokens::QueueState;
+use moka::sync::Cache;
+use sqlx::PgPool;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::store;
+
+/// How often all queues' marks are read.
+const REFRESH: Duration = Duration::from_millis(200);
+/// How long such a read may take.
+const REFRESH_MAX: Duration = Duration::from_secs(2);
+/// When a token's state is read again although the results topic said nothing.
+const STATE_FRESH: Duration = Duration::from_secs(10);
+/// Counters that tell whether a token changed while its row was read.
+const STRIPES: usize = 1_024;
+
+/// One queue, as of the last refresh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueueMark {
+    /// Whether it takes joins and admits.
+    pub(crate) state: QueueState,
+    /// Admissions a minute.
+    pub(crate) rate_per_minute: i64,
+    /// Buyers inside at the same time, at most.
+    pub(crate) max_active: i64,
+    /// The last place that was admitted.
+    pub(crate) admitted_seq: i64,
+    /// Places beyond it whose buyers have left, ascending.
+    pub(crate) left: Vec<i64>,
+}
+
+/// Where a place in the line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In line, 1 for the next one.
+    Waiting(i64),
+    /// Given back while waiting.
+    Left,
+    /// Admitted once; whether it still is, the token's state tells.
+    Passed,
+}
+
+impl QueueMark {
+    /// A position is a subtraction, less those who left in between.
+    pub(crate) fn place_of(&self, seq: i64) -> Place {
+        if seq <= self.admitted_seq {
+            return Place::Passed;
+        }
+        match self.left.binary_search(&seq) {
+            Ok(_) => Place::Left,
+            Err(before) => {
+                let before = i64::try_from(before).unwrap_or(i64::MAX);
+                Place::Waiting((seq - self.admitted_seq - before).max(1))
+            }
+        }
+    }
+}
+
+type Marks = HashMap<ConcertId, Arc<QueueMark>>;
+
+/// The marks of all queues.
+pub(crate) struct Queues {
+    marks: RwLock<Arc<Marks>>,
+    refreshes: watch::Sender<u64>,
+    wanted: Notify,
+}
+
+impl Queues {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        Self { marks: RwLock::default(), refreshes: watch::channel(0).0, wanted: Notify::new() }
+    }
+
+    /// The marks of a queue; one that is not known (its concert was just made) is read at once. None: no such concert.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub(crate) async fn mark(&self, pool: &PgPool, concert: ConcertId) -> Result<Option<Arc<QueueMark>>, sqlx::Error> {
+        if let Some(mark) = self.known(concert) {
+            return Ok(Some(mark));
+        }
+        let Some((_, mark)) = store::queues::marks(pool, Some(concert)).await?.pop() else { return Ok(None) };
+        let mark = Arc::new(mark);
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut marks).insert(concert, mark.clone());
+        Ok(Some(mark))
+    }
+
+    /// The marks of a queue, if they are known.
+    pub(crate) fn known(&self, concert: ConcertId) -> Option<Arc<QueueMark>> {
+        self.marks.read().unwrap_or_else(PoisonError::into_inner).get(&concert).cloned()
+    }
+
+    /// Changes with each refresh: streams look for new positions then.
+    pub(crate) fn refreshes(&self) -> watch::Receiver<u64> {
+        self.refreshes.subscribe()
+    }
+
+    /// The results topic says that a queue was configured: its state counts at once, the rest with the next refresh.
+    pub(crate) fn configured(&self, concert: ConcertId, state: QueueState) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mark) = Arc::make_mut(&mut marks).get_mut(&concert) {
+            Arc::make_mut(mark).state = state;
+        }
+        drop(marks);
+        self.wanted.notify_one();
+    }
+
+    /// Queues whose marks are known.
+    pub(crate) fn len(&self) -> usize {
+        self.marks.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Refreshes all marks until `stop`. While the database is down the last ones stay; `database_up` hears of each try.
+    pub(crate) async fn keep_fresh(&self, pool: &PgPool, stop: CancellationToken, database_up: impl Fn(bool)) {
+        let mut every = tokio::time::interval(REFRESH);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                _ = every.tick() => {}
+                () = self.wanted.notified() => {}
+                () = stop.cancelled() => return,
+            }
+            let error = match tokio::time::timeout(REFRESH_MAX, store::queues::marks(pool, None)).await {
+                Ok(Ok(marks)) => {
+                    self.replace(marks);
+                    None
+                }
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no answer within {REFRESH_MAX:?}")),
+            };
+            database_up(error.is_none());
+            match &error {
+                Some(error) if !failing => tracing::warn!(error, "positions stand still: the queues cannot be read"),
+                None if failing => tracing::info!("positions move again"),
+                _ => {}
+            }
+            failing = error.is_some();
+        }
+    }
+
+    fn replace(&self, marks: Vec<(ConcertId, QueueMark)>) {
+        let marks = marks.into_iter().map(|(concert, mark)| (concert, Arc::new(mark))).collect();
+        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(marks);
+        self.refreshes.send_modify(|count| *count += 1);
+    }
+}
+
+/// What is known of an admitted token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenState {
+    /// It may be used until then.
+    Active(DateTime<Utc>),
+    /// Expired, completed or left.
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Remembered {
+    token: TokenId,
+    state: TokenState,
+    read_at: Instant,
+}
+
+/// The states of the tokens that were admitted, the last one of each buyer and concert.
+pub(crate) struct TokenStates {
+    states: Cache<(ConcertId, UserId), Remembered>,
+    /// Moved by each change that the results topic tells, so that a row that was read before it is not remembered after it.
+    changes: Box<[AtomicU64]>,
+    hasher: RandomState,
+}
+
+/// Taken before a row is read; see [`TokenStates::remember`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadMark {
+    stripe: usize,
+    count: u64,
+}
+
+impl TokenStates {
+    /// At most `entries` of them.
+    pub(crate) fn new(entries: u64) -> Self {
+        let changes = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
+        Self { states: Cache::new(entries), changes, hasher: RandomState::new() }
+    }
+
+    /// What is known of a token, and whether that is still fresh. An end is for ever.
+    pub(crate) fn get(&self, concert: ConcertId, buyer: UserId, token: TokenId) -> Option<(TokenState, bool)> {
+        let known = self.states.get(&(concert, buyer)).filter(|known| known.token == token)?;
+        Some((known.state, known.state == TokenState::Ended || known.read_at.elapsed() < STATE_FRESH))
+    }
+
+    /// To be called before the row of a token is read.
+    pub(crate) fn read_mark(&self, concert: ConcertId, buyer: UserId) -> ReadMark {
+        let stripe = self.stripe(concert, buyer);
+        ReadMark { stripe, count: self.changes[stripe].load(Ordering::Acquire) }
+    }
+
+    /// Remembers what was read, unless the token may have changed meanwhile.
+    pub(crate) fn remember(
+        &self,
+        concert: ConcertId,
+        buyer: UserId,
+        token: TokenId,
+        state: TokenState,
+        before: ReadMark,
+    ) {
+        if self.changes[before.stripe].load(Ordering::Acquire) == before.count {
+            self.states.insert((concert, buyer), Remembered { token, state, read_at: Instant::now() });
+        }
+    }
+
+    /// The results topic says that the token is admitted until then.
+    pub(crate) fn admitted(&self, concert: ConcertId, buyer: UserId, token: TokenId, until: DateTime<Utc>) {
+        self.moved(concert, buyer);
+        let ended = self.get(concert, buyer, token).is_some_and(|(state, _)| state == TokenState::Ended);
+        // Told twice, after its end: results are delivered at least once.
+        if !ended {
+            let state = TokenState::Active(until);
+            self.states.insert((concert, buyer), Remembered { token, state, read_at: Instant::now() });
+        }
+    }
+
+    /// The results topic says that the buyer's token has ended; `token` None: the one that is known.
+    pub(crate) fn ended(&self, concert: ConcertId, buyer: UserId, token: Option<TokenId>) {
+        self.moved(concert, buyer);
+        let known = self.states.get(&(concert, buyer)).map(|known| known.token);
+        // Of a newer token nothing is said.
+        if let Some(token) = token.or(known).filter(|token| known.is_none_or(|known| known == *token)) {
+            let ended = Remembered { token, state: TokenState::Ended, read_at: Instant::now() };
+            self.states.insert((concert, buyer), ended);
+        }
+    }
+
+    /// Tokens whose state is known.
+    pub(crate) fn len(&self) -> u64 {
+        self.states.entry_count()
+    }
+
+    fn moved(&self, concert: ConcertId, buyer: UserId) {
+        self.changes[self.stripe(concert, buyer)].fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn stripe(&self, concert: ConcertId, buyer: UserId) -> usize {
+        usize::try_from(self.hasher.hash_one((concert, buyer)) % STRIPES as u64).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn mark(admitted_seq: i64, left: &[i64]) -> QueueMark {
+        QueueMark { state: QueueState::Open, rate_per_minute: 600, max_active: 10, admitted_seq, left: left.to_vec() }
+    }
+
+    #[test]
+    fn a_position_is_a_subtraction_less_those_who_left_in_between() {
+        let mark = mark(10, &[12, 15]);
+        let expected = [
+            (9, Place::Passed),
+            (10, Place::Passed),
+            (11, Place::Waiting(1)),
+            (12, Place::Left),
+            (13, Place::Waiting(2)),
+            (14, Place::Waiting(3)),
+            (15, Place::Left),
+            (16, Place::Waiting(4)),
+        ];
+        for (seq, place) in expected {
+            assert_eq!(mark.place_of(seq), place, "{seq}");
+        }
+    }
+
+    const CONCERT: ConcertId = ConcertId(1);
+
+    fn buyer() -> UserId {
+        UserId(Uuid::from_u128(1))
+    }
+
+    fn token(n: u128) -> TokenId {
+        TokenId(Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn what_was_read_before_a_change_is_not_remembered_after_it() {
+        let states = TokenStates::new(10);
+        let until = Utc::now() + chrono::TimeDelta::seconds(60);
+        let before = states.read_mark(CONCERT, buyer());
+        states.ended(CONCERT, buyer(), None);
+        states.remember(CONCERT, buyer(), token(1), TokenState::Active(until), before);
+        assert_eq!(states.get(CONCERT, buyer(), token(1)), None);
+        let before = states.read_mark(CONCERT, buyer());
+        states.remember(CONCERT, buyer(), token(1), TokenState::Active(until), before);
+        assert_eq!(states.get(CONCERT, buyer(), token(1)), Some((TokenState::Active(until), true)));
+        assert_eq!(states.get(CONCERT, buyer(), token(2)), None);
+    }
+
+    #[test]
+    fn an_end_is_for_ever_and_of_its_own_token_only() {
+        let states = TokenStates::new(10);
+        let until = Utc::now() + chrono::TimeDelta::seconds(60);
+        states.admitted(CONCERT, buyer(), token(1), until);
+        states.ended(CONCERT, buyer(), None);
+        states.admitted(CONCERT, buyer(), token(1), until);
+        assert_eq!(states.get(CONCERT, buyer(), token(1)), Some((TokenState::Ended, true)));
+        states.admitted(CONCERT, buyer(), token(2), until);
+        states.ended(CONCERT, buyer(), Some(token(1)));
+        assert_eq!(states.get(CONCERT, buyer(), token(2)), Some((TokenState::Active(until), true)));
+    }
+}

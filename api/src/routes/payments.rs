@@ -1,0 +1,106 @@
+//! Payments: paying a held reservation, and giving paid seats back.
+
+use axum::response::Response;
+use chrono::Utc;
+use common::bodies::PaymentBody;
+use common::ids::{PaymentId, ReservationId, UserId};
+use common::messages::payments::{Pay, Refund};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::auth::queue::{self, QueueToken};
+use crate::body::Nothing;
+use crate::call::Call;
+use crate::error::{ApiError, both};
+use crate::publish;
+use crate::routes::{Accepted, LogHeaders};
+use crate::state::App;
+use crate::store;
+use crate::store::reservations::Held;
+
+/// What is paid.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PayRequest {
+    /// A reservation that is HELD.
+    reservation_id: ReservationId,
+}
+
+/// Pays a held reservation from the balance.
+#[utoipa::path(
+    post, path = "/v1/payments", tag = "payments", security(("access_token" = [], "queue_token" = [])),
+    params(LogHeaders), request_body = PayRequest,
+    responses(
+        (status = 201, description = "Paid: the seats are sold, the queue token is completed", body = PaymentBody),
+        (status = 202, description = "Accepted", body = Accepted),
+    )
+)]
+pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
+    let buyer = call.buyer().await?;
+    call.app.limits.log.check(&buyer)?;
+    let body = call.body::<PayRequest>()?;
+    let ticket = publish::begin(&call, Some(buyer), &body).await?;
+    let token = queue::of_buyer(&call.app, call.headers(), buyer)?;
+    let request = ticket.form(&call, body.checked())?;
+    may_pay(&call.app, buyer, &token, request.reservation_id).await?;
+    let message = Pay {
+        request_id: ticket.request_id,
+        request_hash: ticket.request_hash.clone(),
+        user_id: buyer,
+        reservation_id: request.reservation_id,
+        origin: None,
+    };
+    publish::submit(&call, ticket, &message).await
+}
+
+/// A reservation that is still held can be paid with any genuine queue token of its buyer and concert, whatever has become of the
+/// token or of the queue. For any other, the token must be usable; what is wrong with the reservation is for the worker to tell.
+async fn may_pay(app: &App, buyer: UserId, token: &QueueToken, reservation: ReservationId) -> Result<(), ApiError> {
+    let mut held = match app.reservations.get(reservation) {
+        Some(known) => Some(Held {
+            user_id: known.user_id,
+            concert_id: known.concert_id,
+            is_held: known.held_until.is_some_and(|until| until > Utc::now()),
+        }),
+        None => None,
+    };
+    if held.is_none() {
+        // While the database is down, a usable token is enough: the worker looks at the reservation anyway.
+        held = match store::reservations::held(&app.pool, reservation).await {
+            Ok(held) => held,
+            Err(error) => return queue::usable(app, token).await.map_err(|_| error.into()),
+        };
+    }
+    let Some(held) = held.filter(|held| held.user_id == buyer) else {
+        return queue::usable(app, token).await;
+    };
+    queue::for_concert(token, held.concert_id)?;
+    if held.is_held {
+        return Ok(());
+    }
+    queue::usable(app, token).await
+}
+
+/// Gives paid seats back for the money.
+#[utoipa::path(
+    post, path = "/v1/payments/{id}/refunds", tag = "payments", security(("access_token" = [])),
+    params(("id" = PaymentId, Path, description = "The payment"), LogHeaders),
+    responses(
+        (status = 201, description = "Refunded: the money is back, the seats are available again", body = PaymentBody),
+        (status = 202, description = "Accepted", body = Accepted),
+    )
+)]
+pub(crate) async fn refund(call: Call) -> Result<Response, ApiError> {
+    let buyer = call.buyer().await?;
+    call.app.limits.log.check(&buyer)?;
+    let body = call.optional_body::<Nothing>()?;
+    let ticket = publish::begin(&call, Some(buyer), &body).await?;
+    let (id, _) = ticket.form(&call, both(call.path_uuid(), body.checked()))?;
+    let message = Refund {
+        request_id: ticket.request_id,
+        request_hash: ticket.request_hash.clone(),
+        user_id: buyer,
+        payment_id: PaymentId(id),
+    };
+    publish::submit(&call, ticket, &message).await
+}

@@ -1,0 +1,131 @@
+//! What all handlers share. Each part has its own file; here they are put together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use common::database;
+use common::kafka::producer::{Patience, Producer};
+use common::keys::{AccessTokens, QueueTokens};
+use common::request_id::RequestIds;
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::access::{Identity, KnownBuyers};
+use crate::auth::jwks::Jwks;
+use crate::bus::Bus;
+use crate::catalogue::Catalogue;
+use crate::config::{Bounds, IdentityMode, Settings};
+use crate::kafka_health::KafkaHealth;
+use crate::limits::Limits;
+use crate::outcomes::{OutcomeBounds, Outcomes};
+use crate::queues::{Queues, TokenStates};
+use crate::reservations::Reservations;
+
+/// What all handlers share.
+pub(crate) struct App {
+    /// The bounds.
+    pub(crate) bounds: Bounds,
+    /// The deployment's currency.
+    pub(crate) currency: String,
+    /// SHA-256 of the operators' key; None: no admin API.
+    pub(crate) admin_key_hash: Option<[u8; 32]>,
+    /// Who says who a buyer is.
+    pub(crate) identity: Identity,
+    /// Verifies queue tokens, and writes their strings again.
+    pub(crate) queue_tokens: QueueTokens,
+    /// Mints and checks request ids.
+    pub(crate) request_ids: RequestIds,
+    /// Postgres.
+    pub(crate) pool: PgPool,
+    /// Kafka.
+    pub(crate) producer: Producer,
+    /// Whether Kafka answers.
+    pub(crate) kafka: KafkaHealth,
+    /// Requests that are being answered.
+    pub(crate) in_flight: Semaphore,
+    /// Rate limits.
+    pub(crate) limits: Limits,
+    /// Outcomes, and who waits for them.
+    pub(crate) outcomes: Arc<Outcomes>,
+    /// The marks of all queues.
+    pub(crate) queues: Queues,
+    /// The states of admitted tokens.
+    pub(crate) tokens: TokenStates,
+    /// Reservations of which the results topic told.
+    pub(crate) reservations: Reservations,
+    /// Concerts and schedules.
+    pub(crate) catalogue: Catalogue,
+    /// What the results topic tells others.
+    pub(crate) bus: Bus,
+    /// Cancelled when the process is told to stop.
+    pub(crate) stop: CancellationToken,
+    database_up: AtomicBool,
+}
+
+impl App {
+    /// The state of an api with these settings.
+    ///
+    /// # Errors
+    /// A setting makes no sense, or a key is missing.
+    pub(crate) fn new(settings: &Settings, stop: CancellationToken) -> anyhow::Result<Self> {
+        let keys = settings.keys()?;
+        let bounds = settings.bounds.clone();
+        let pool = database::pool(&settings.database, "boxoffice-api", settings.database_connections_max)?;
+        let patience = Patience::Caller(Duration::from_millis(bounds.delivery_ms_max));
+        let linger = Duration::from_secs_f64(bounds.linger_ms.clamp(0.0, 1_000.0) / 1_000.0);
+        let producer = Producer::new(&settings.kafka, "boxoffice-api", patience, linger)?;
+        let admin_key = settings.secrets.admin_key.as_ref().filter(|key| !key.expose().is_empty());
+        Ok(Self {
+            currency: settings.currency.clone(),
+            admin_key_hash: admin_key.map(|key| Sha256::digest(key.expose()).into()),
+            identity: identity(settings, AccessTokens::new(keys.access))?,
+            queue_tokens: QueueTokens::new(keys.queue),
+            request_ids: RequestIds::new(keys.request_id.expose()),
+            pool,
+            producer,
+            kafka: KafkaHealth::default(),
+            in_flight: Semaphore::new(bounds.in_flight_max as usize),
+            limits: Limits::new(&settings.rates),
+            outcomes: Arc::new(Outcomes::new(OutcomeBounds {
+                outcomes_max: bounds.outcomes_max,
+                bytes_max: bounds.outcome_bytes_max,
+                pending_max: bounds.pending_max,
+            })),
+            queues: Queues::new(),
+            tokens: TokenStates::new(bounds.token_states_max),
+            reservations: Reservations::new(bounds.reservations_max),
+            catalogue: Catalogue::new(bounds.catalogue_max),
+            bus: Bus::default(),
+            stop,
+            database_up: AtomicBool::new(true),
+            bounds,
+        })
+    }
+
+    /// Whether the database answered when it was asked last, a moment ago.
+    pub(crate) fn database_up(&self) -> bool {
+        self.database_up.load(Ordering::Relaxed)
+    }
+
+    /// What the last question to the database showed.
+    pub(crate) fn set_database_up(&self, up: bool) {
+        self.database_up.store(up, Ordering::Relaxed);
+    }
+}
+
+fn identity(settings: &Settings, tokens: AccessTokens) -> anyhow::Result<Identity> {
+    let config = &settings.identity;
+    Ok(match config.identity {
+        IdentityMode::Own => Identity::Own { tokens, token_seconds: config.access_token_seconds },
+        IdentityMode::Gateway => Identity::Gateway(KnownBuyers::new()),
+        IdentityMode::Jwks => {
+            let url = config.jwks_url.clone().context("API_IDENTITY=jwks needs JWKS_URL")?;
+            let issuer = config.jwks_issuer.clone().context("API_IDENTITY=jwks needs JWKS_ISSUER")?;
+            Identity::Jwks(Box::new(Jwks::new(url, issuer, config.jwks_audience.clone())), KnownBuyers::new())
+        }
+    })
+}
