@@ -15,18 +15,33 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
 /// # Errors
 /// The URL does not parse.
 pub fn pool(config: &DatabaseConfig, name: &str, connections: u32) -> anyhow::Result<PgPool> {
+    Ok(pool_options(connections).connect_lazy_with(connect_options(config, name)?))
+}
+
+/// A pool for a worker's transactions, whose every statement finds its rows by a key.
+///
+/// # Errors
+/// The URL does not parse.
+pub fn worker_pool(config: &DatabaseConfig, name: &str, connections: u32) -> anyhow::Result<PgPool> {
+    // Right after tables were filled, plans with sequential scans get cached and make a batch ten times slower.
+    let options = connect_options(config, name)?.options([("enable_seqscan", "off")]);
+    // A dead connection is a transient error like any other: asking before each use would cost a lone request a round trip.
+    Ok(pool_options(connections).test_before_acquire(false).connect_lazy_with(options))
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_WAIT_MAX)
+}
+
+fn connect_options(config: &DatabaseConfig, name: &str) -> anyhow::Result<PgConnectOptions> {
     let options: PgConnectOptions = config.database_url.expose().parse().map_err(|error| {
         anyhow::anyhow!("DATABASE_URL is no Postgres URL ({error}); write postgres://user:password@host:port/database")
     })?;
-    let options = options.application_name(name).options([
-        // Every statement finds its rows by a key. Right after tables were filled, plans with sequential scans get cached and
-        // make a batch ten times slower.
-        ("enable_seqscan", "off"),
+    Ok(options.application_name(name).options([
         // A statement that hangs must not hold its locks for ever.
         ("statement_timeout", "30s"),
         ("idle_in_transaction_session_timeout", "30s"),
-    ]);
-    Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(CONNECT_WAIT_MAX).connect_lazy_with(options))
+    ]))
 }
 
 /// What to do about an error.

@@ -2,4 +2,8 @@
 //!
 //! [`runtime`] is shared and knows no word; each word ties it to its own `decide` (the rules, pure) and `store` (the SQL).
 
+pub mod payments;
+pub mod reservations;
 pub mod runtime;
+pub mod tokens;
+mod users;

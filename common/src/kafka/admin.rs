@@ -10,6 +10,10 @@ use rdkafka::error::RDKafkaErrorCode;
 use crate::config::KafkaConfig;
 use crate::topics;
 
+/// A record that a topic takes, in bytes.
+const RECORD_BYTES_MAX: &str = "1048588";
+/// A dead letter is its record and some headers more: whatever came in must go out.
+const DEAD_LETTER_BYTES_MAX: &str = "2097152";
 const ADMIN_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How topics are made.
@@ -38,12 +42,12 @@ pub async fn create_topics(kafka: &KafkaConfig, config: &TopicConfig) -> anyhow:
         super::base_config(kafka, "boxoffice-setup").create().context("the Kafka settings are refused")?;
     let retention_ms = (config.topic_retention_hours * 3_600_000).to_string();
     let min_insync = config.topic_min_insync_replicas.to_string();
-    let mut names: Vec<String> =
-        topics::COMMANDS.iter().chain([&topics::RESULTS]).map(|&name| name.to_owned()).collect();
-    names.extend(topics::COMMANDS.iter().map(|topic| topics::dead_letters(topic)));
-    let new: Vec<NewTopic<'_>> = names
+    let commands = topics::COMMANDS.iter().chain([&topics::RESULTS]).map(|&name| (name.to_owned(), RECORD_BYTES_MAX));
+    let dead = topics::COMMANDS.iter().map(|topic| (topics::dead_letters(topic), DEAD_LETTER_BYTES_MAX));
+    let wanted: Vec<(String, &str)> = commands.chain(dead).collect();
+    let new: Vec<NewTopic<'_>> = wanted
         .iter()
-        .map(|name| {
+        .map(|(name, bytes_max)| {
             NewTopic::new(name, config.topic_partitions, TopicReplication::Fixed(config.topic_replication_factor))
                 // The broker's own clock says when a record was asked for; a producer cannot forge it.
                 .set("message.timestamp.type", "LogAppendTime")
@@ -51,6 +55,7 @@ pub async fn create_topics(kafka: &KafkaConfig, config: &TopicConfig) -> anyhow:
                 .set("cleanup.policy", "delete")
                 .set("retention.ms", &retention_ms)
                 .set("min.insync.replicas", &min_insync)
+                .set("max.message.bytes", bytes_max)
         })
         .collect();
     let options = AdminOptions::new().operation_timeout(Some(ADMIN_WAIT_MAX)).request_timeout(Some(ADMIN_WAIT_MAX));

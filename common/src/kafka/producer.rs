@@ -87,6 +87,8 @@ impl Producer {
             .set("partitioner", "murmur2_random")
             .set("linger.ms", format!("{:.3}", linger.as_secs_f64() * 1_000.0))
             .set("message.timeout.ms", message_timeout.to_string())
+            // The topics say how large a record may be; a dead letter is larger than its record.
+            .set("message.max.bytes", "2097152")
             .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
             .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX)
             .create()?;

@@ -9,6 +9,7 @@ use common::kafka::headers;
 use common::messages::results::{ResultRecord, TokenEvent};
 use common::messages::{self, Command, Message};
 use common::problems::Problem;
+use common::topics;
 use rdkafka::message::OwnedHeaders;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -89,6 +90,14 @@ pub enum Event {
     Admitted(TokenEvent),
     /// The token has ended.
     Expired(TokenEvent),
+}
+
+impl Event {
+    /// The results partition of its concert.
+    pub(crate) fn partition(&self, partitions: i32) -> i32 {
+        let (Self::Admitted(event) | Self::Expired(event)) = self;
+        topics::partition_of(event.concert_id.to_string().as_bytes(), partitions)
+    }
 }
 
 impl From<Event> for ResultRecord {

@@ -1,0 +1,158 @@
+//! Payments: all that moves money and all that ends a hold, in the order of the buyer's log. This file ties the runtime to the
+//! rules (`decide`, over `state`) and to the tables (`store`), and knows neither.
+
+mod decide;
+mod state;
+mod store;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use common::catalogue::Schedules;
+use common::ids::{ConcertId, PaymentId, ReservationId, ScheduleId, UserId};
+use common::messages::payments::PaymentCommand;
+use common::topics;
+use sqlx::PgConnection;
+
+use self::state::State;
+use crate::runtime::word::{Applied, Clock, Emissions, Event, Logged, Outcome, Word};
+
+/// The word `payments`.
+#[derive(Debug)]
+pub struct Payments {
+    /// The deployment's, told in bodies.
+    currency: String,
+    schedules: Schedules,
+}
+
+impl Payments {
+    /// A worker's; `currency` is the deployment's one currency.
+    pub fn new(currency: impl Into<String>) -> Self {
+        Self { currency: currency.into(), schedules: Schedules::default() }
+    }
+
+    /// Loads and locks all that the batch touches: accounts, then reservations.
+    async fn load(
+        &mut self,
+        transaction: &mut PgConnection,
+        batch: &[&Logged<PaymentCommand>],
+    ) -> Result<State, sqlx::Error> {
+        let touched = Touched::by(batch);
+        let mut state = State::new(&self.currency);
+        for (user, account) in store::lock_accounts(transaction, &touched.accounts).await? {
+            state.add_account(user, account);
+        }
+        let first_charges: Vec<UserId> =
+            touched.charged.iter().copied().filter(|user| state.account(*user).is_none()).collect();
+        for (user, account) in store::open_accounts(transaction, &first_charges).await? {
+            state.add_account(user, account);
+        }
+        let reservations = store::lock_reservations(transaction, &touched.reservations, &touched.payments).await?;
+        let mut schedules: Vec<ScheduleId> = reservations.iter().map(|row| row.schedule_id).collect();
+        schedules.sort_unstable();
+        schedules.dedup();
+        self.schedules.load(transaction, &schedules).await?;
+        for row in reservations {
+            let schedule = self.schedules.get(row.schedule_id).ok_or_else(|| store::schedule_is_missing(&row))?;
+            state.add_reservation(row, schedule.clone());
+        }
+        Ok(state)
+    }
+}
+
+impl Word for Payments {
+    type Command = PaymentCommand;
+    const TOPIC: &'static str = topics::PAYMENTS;
+    const GROUP: &'static str = "boxoffice-payments";
+    const WORKER: &'static str = "payment-worker";
+    const TICK: Option<Duration> = None;
+
+    async fn apply(
+        &mut self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        batch: &[&Logged<PaymentCommand>],
+    ) -> Result<Applied, sqlx::Error> {
+        let mut state = self.load(transaction, batch).await?;
+        let mut outcomes: Vec<Outcome> = batch
+            .iter()
+            .map(|logged| decide::decide(&mut state, &logged.command, Clock { asked_at: logged.asked_at, now }))
+            .collect();
+        store::save(transaction, now, &state.changes()).await?;
+        let buyers = buyers_who_paid(&state, batch, &outcomes);
+        let ended = store::complete_tokens(transaction, now, buyers.keys().copied()).await?;
+        for token in &ended {
+            let first = buyers.get(&(token.concert_id, token.user_id)).and_then(|i| outcomes.get_mut(*i));
+            if let Some(Outcome::Succeeded { concert_id, .. }) = first {
+                *concert_id = Some(token.concert_id);
+            }
+        }
+        let events = ended.into_iter().map(Event::Expired).collect();
+        Ok(Applied { outcomes, emissions: Emissions { events, messages: Vec::new() } })
+    }
+}
+
+/// What a batch names, each in the order of locking and once.
+struct Touched {
+    /// Whose balance may change.
+    accounts: Vec<UserId>,
+    /// Who is charged an amount that can be charged: they get an account if they have none.
+    charged: Vec<UserId>,
+    reservations: Vec<ReservationId>,
+    payments: Vec<PaymentId>,
+}
+
+impl Touched {
+    fn by(batch: &[&Logged<PaymentCommand>]) -> Self {
+        let mut touched =
+            Self { accounts: Vec::new(), charged: Vec::new(), reservations: Vec::new(), payments: Vec::new() };
+        for logged in batch {
+            match &logged.command {
+                PaymentCommand::Charge(charge) => {
+                    if decide::can_be_charged(charge.amount) {
+                        touched.accounts.push(charge.user_id);
+                        touched.charged.push(charge.user_id);
+                    }
+                }
+                PaymentCommand::Pay(pay) => {
+                    touched.accounts.push(pay.user_id);
+                    touched.reservations.push(pay.reservation_id);
+                }
+                PaymentCommand::Refund(refund) => {
+                    touched.accounts.push(refund.user_id);
+                    touched.payments.push(refund.payment_id);
+                }
+                PaymentCommand::Cancel(cancel) => touched.reservations.push(cancel.reservation_id),
+                PaymentCommand::Expire(expire) => touched.reservations.push(expire.reservation_id),
+            }
+        }
+        sort(&mut touched.accounts);
+        sort(&mut touched.charged);
+        sort(&mut touched.reservations);
+        sort(&mut touched.payments);
+        touched
+    }
+}
+
+fn sort<T: Ord>(ids: &mut Vec<T>) {
+    ids.sort_unstable();
+    ids.dedup();
+}
+
+/// Who paid for which concert, with the place in the batch of the first such payment: that one completes the queue token.
+fn buyers_who_paid(
+    state: &State,
+    batch: &[&Logged<PaymentCommand>],
+    outcomes: &[Outcome],
+) -> BTreeMap<(ConcertId, UserId), usize> {
+    let mut buyers = BTreeMap::new();
+    for (i, (logged, outcome)) in batch.iter().zip(outcomes).enumerate() {
+        if let (PaymentCommand::Pay(pay), Outcome::Succeeded { .. }) = (&logged.command, outcome)
+            && let Some(reservation) = state.reservation(pay.reservation_id)
+        {
+            buyers.entry((reservation.row.concert_id, pay.user_id)).or_insert(i);
+        }
+    }
+    buyers
+}

@@ -1,0 +1,321 @@
+//! The SQL of payments. Each statement is one for the whole batch, keys sorted; rows are locked in the order of the whole system:
+//! accounts, reservations, seats, queue tokens.
+
+use chrono::{DateTime, Utc};
+use common::bodies::{EntryKind, Reservation, ReservationStatus};
+use common::ids::{ConcertId, EntryId, PaymentId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
+use common::messages::results::TokenEvent;
+use sqlx::PgConnection;
+
+use super::state::{Account, Changes, Entry, Paid, Refunded};
+
+/// Locks the accounts that there are.
+pub(super) async fn lock_accounts(
+    connection: &mut PgConnection,
+    users: &[UserId],
+) -> Result<Vec<(UserId, Account)>, sqlx::Error> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query!(
+        r#"SELECT user_id AS "user_id: UserId", balance, entries FROM accounts
+           WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE"#,
+        users as &[UserId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.user_id, Account { balance: row.balance, entries: row.entries })).collect())
+}
+
+/// Opens accounts for those of `users` who exist, and locks them. If another worker has opened one meanwhile, that one is locked
+/// and told as it is: no charge is lost between two first ones.
+pub(super) async fn open_accounts(
+    connection: &mut PgConnection,
+    users: &[UserId],
+) -> Result<Vec<(UserId, Account)>, sqlx::Error> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query!(
+        r#"INSERT INTO accounts AS a (user_id, balance, entries)
+           SELECT user_id, 0, 0 FROM users WHERE user_id = ANY($1) ORDER BY user_id
+           ON CONFLICT (user_id) DO UPDATE SET entries = a.entries
+           RETURNING user_id AS "user_id: UserId", balance, entries"#,
+        users as &[UserId]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.user_id, Account { balance: row.balance, entries: row.entries })).collect())
+}
+
+/// Locks the reservations that are named by their own id or by their payment's. Whoever changes a payment has locked its
+/// reservation, so `payments` itself needs no lock.
+pub(super) async fn lock_reservations(
+    connection: &mut PgConnection,
+    reservations: &[ReservationId],
+    payments: &[PaymentId],
+) -> Result<Vec<Reservation>, sqlx::Error> {
+    if reservations.is_empty() && payments.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The ids are gathered into an array first, so that the rows are found by the primary key whatever the planner thinks.
+    sqlx::query_as!(
+        Reservation,
+        r#"SELECT reservation_id AS "reservation_id: ReservationId", user_id AS "user_id: UserId",
+                  concert_id AS "concert_id: ConcertId", schedule_id AS "schedule_id: ScheduleId",
+                  seat_ids AS "seat_ids: Vec<SeatId>", total, status AS "status: ReservationStatus", held_at, hold_expires_at,
+                  payment_id AS "payment_id: PaymentId"
+           FROM reservations
+           WHERE reservation_id = ANY(ARRAY(
+               SELECT UNNEST($1::uuid[]) UNION SELECT reservation_id FROM payments WHERE payment_id = ANY($2)))
+           ORDER BY reservation_id FOR UPDATE"#,
+        reservations as &[ReservationId],
+        payments as &[PaymentId]
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// A reservation whose schedule is gone cannot be told of. The error is of the class `Data`: the record that brought it is set
+/// aside, and the others go on.
+pub(super) fn schedule_is_missing(row: &Reservation) -> sqlx::Error {
+    broken(format!(
+        "reservation {} is of schedule {}, which is not in the database",
+        row.reservation_id, row.schedule_id
+    ))
+}
+
+fn broken(what: String) -> sqlx::Error {
+    sqlx::Error::Encode(what.into())
+}
+
+/// Writes back what the batch has changed.
+pub(super) async fn save(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    changes: &Changes<'_>,
+) -> Result<(), sqlx::Error> {
+    update_accounts(connection, &changes.accounts).await?;
+    insert_entries(connection, now, changes.entries).await?;
+    update_reservations(connection, &changes.reservations).await?;
+    insert_payments(connection, now, changes.paid).await?;
+    refund_payments(connection, now, changes.refunded).await?;
+    update_seats(connection, &changes.reservations).await?;
+    note_releases(connection, &changes.released).await
+}
+
+async fn update_accounts(connection: &mut PgConnection, accounts: &[(UserId, Account)]) -> Result<(), sqlx::Error> {
+    if accounts.is_empty() {
+        return Ok(());
+    }
+    let users: Vec<UserId> = accounts.iter().map(|(user, _)| *user).collect();
+    let balances: Vec<i64> = accounts.iter().map(|(_, account)| account.balance).collect();
+    let entries: Vec<i64> = accounts.iter().map(|(_, account)| account.entries).collect();
+    let updated = sqlx::query!(
+        "UPDATE accounts a SET balance = n.balance, entries = n.entries
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[]) AS n (user_id, balance, entries)
+         WHERE a.user_id = n.user_id",
+        &users as &[UserId],
+        &balances,
+        &entries
+    )
+    .execute(connection)
+    .await?
+    .rows_affected();
+    // Money without an account: a refund of a payment whose account somebody has deleted by hand.
+    if usize::try_from(updated) != Ok(accounts.len()) {
+        return Err(broken(format!("of {} accounts with new entries only {updated} exist", accounts.len())));
+    }
+    Ok(())
+}
+
+async fn insert_entries(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    entries: &[Entry],
+) -> Result<(), sqlx::Error> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let users: Vec<UserId> = entries.iter().map(|entry| entry.user_id).collect();
+    let numbers: Vec<i64> = entries.iter().map(|entry| entry.entry_no).collect();
+    let ids: Vec<EntryId> = entries.iter().map(|entry| entry.entry_id).collect();
+    let kinds: Vec<EntryKind> = entries.iter().map(|entry| entry.kind).collect();
+    let amounts: Vec<i64> = entries.iter().map(|entry| entry.amount).collect();
+    let balances: Vec<i64> = entries.iter().map(|entry| entry.balance_after).collect();
+    let reservations: Vec<Option<ReservationId>> = entries.iter().map(|entry| entry.reservation_id).collect();
+    sqlx::query!(
+        "INSERT INTO ledger_entries (user_id, entry_no, entry_id, kind, amount, balance_after, reservation_id, at)
+         SELECT *, $8::timestamptz
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::uuid[], $4::entry_kind[], $5::bigint[], $6::bigint[], $7::uuid[])",
+        &users as &[UserId],
+        &numbers,
+        &ids as &[EntryId],
+        &kinds as &[EntryKind],
+        &amounts,
+        &balances,
+        &reservations as &[Option<ReservationId>],
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update_reservations(connection: &mut PgConnection, rows: &[&Reservation]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<ReservationId> = rows.iter().map(|row| row.reservation_id).collect();
+    let statuses: Vec<ReservationStatus> = rows.iter().map(|row| row.status).collect();
+    let payments: Vec<Option<PaymentId>> = rows.iter().map(|row| row.payment_id).collect();
+    sqlx::query!(
+        "UPDATE reservations r SET status = n.status, payment_id = n.payment_id
+         FROM UNNEST($1::uuid[], $2::reservation_status[], $3::uuid[]) AS n (reservation_id, status, payment_id)
+         WHERE r.reservation_id = n.reservation_id",
+        &ids as &[ReservationId],
+        &statuses as &[ReservationStatus],
+        &payments as &[Option<PaymentId>]
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_payments(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    payments: &[Paid],
+) -> Result<(), sqlx::Error> {
+    if payments.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<PaymentId> = payments.iter().map(|paid| paid.payment_id).collect();
+    let reservations: Vec<ReservationId> = payments.iter().map(|paid| paid.reservation_id).collect();
+    let users: Vec<UserId> = payments.iter().map(|paid| paid.user_id).collect();
+    let amounts: Vec<i64> = payments.iter().map(|paid| paid.amount).collect();
+    let balances: Vec<i64> = payments.iter().map(|paid| paid.balance).collect();
+    sqlx::query!(
+        "INSERT INTO payments (payment_id, reservation_id, user_id, amount, balance, paid_at)
+         SELECT *, $6::timestamptz FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[])",
+        &ids as &[PaymentId],
+        &reservations as &[ReservationId],
+        &users as &[UserId],
+        &amounts,
+        &balances,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// `balance` is overwritten: from now on it is the one right after the refund, which the payment's body shows for ever. The one
+/// right after the payment stays in its ledger entry.
+async fn refund_payments(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    refunded: &[Refunded],
+) -> Result<(), sqlx::Error> {
+    if refunded.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<PaymentId> = refunded.iter().map(|refunded| refunded.payment_id).collect();
+    let balances: Vec<i64> = refunded.iter().map(|refunded| refunded.balance).collect();
+    sqlx::query!(
+        "UPDATE payments p SET status = 'REFUNDED', balance = n.balance, refunded_at = $3
+         FROM UNNEST($1::uuid[], $2::bigint[]) AS n (payment_id, balance)
+         WHERE p.payment_id = n.payment_id",
+        &ids as &[PaymentId],
+        &balances,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Sells the seats of what is paid and frees those of what has ended. A seat is touched only while it is this reservation's.
+/// The join with `locked` makes each seat wait for its lock, which are taken in order of ids: an UPDATE alone promises no order.
+async fn update_seats(connection: &mut PgConnection, rows: &[&Reservation]) -> Result<(), sqlx::Error> {
+    let mut seats: Vec<(SeatId, ReservationId, bool)> = rows
+        .iter()
+        .flat_map(|row| {
+            let sold = row.status == ReservationStatus::Paid;
+            row.seat_ids.iter().map(move |seat| (*seat, row.reservation_id, sold))
+        })
+        .collect();
+    if seats.is_empty() {
+        return Ok(());
+    }
+    seats.sort_unstable();
+    let ids: Vec<SeatId> = seats.iter().map(|(seat, _, _)| *seat).collect();
+    let reservations: Vec<ReservationId> = seats.iter().map(|(_, reservation, _)| *reservation).collect();
+    let sold: Vec<bool> = seats.iter().map(|(_, _, sold)| *sold).collect();
+    sqlx::query!(
+        "WITH locked AS MATERIALIZED (SELECT seat_id FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE)
+         UPDATE seats s SET status = CASE WHEN n.sold THEN 'SOLD'::seat_status ELSE 'AVAILABLE' END,
+                            reservation_id = CASE WHEN n.sold THEN s.reservation_id END
+         FROM locked JOIN UNNEST($1::bigint[], $2::uuid[], $3::boolean[]) AS n (seat_id, reservation_id, sold) USING (seat_id)
+         WHERE s.seat_id = locked.seat_id AND s.reservation_id = n.reservation_id",
+        &ids as &[SeatId],
+        &reservations as &[ReservationId],
+        &sold
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Tells the reservation worker that its map of free seats is out of date.
+async fn note_releases(connection: &mut PgConnection, schedules: &[ScheduleId]) -> Result<(), sqlx::Error> {
+    if schedules.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO seat_releases AS r (schedule_id, releases)
+         SELECT schedule_id, 1 FROM UNNEST($1::bigint[]) AS n (schedule_id) ORDER BY schedule_id
+         ON CONFLICT (schedule_id) DO UPDATE SET releases = r.releases + 1",
+        schedules as &[ScheduleId]
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Completes the live queue tokens of those who paid, and tells which they were.
+pub(super) async fn complete_tokens(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    buyers: impl Iterator<Item = (ConcertId, UserId)>,
+) -> Result<Vec<TokenEvent>, sqlx::Error> {
+    let (concerts, users): (Vec<ConcertId>, Vec<UserId>) = buyers.unzip();
+    if concerts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query!(
+        r#"WITH locked AS MATERIALIZED (
+               SELECT q.concert_id, q.seq
+               FROM UNNEST($1::bigint[], $2::uuid[]) AS n (concert_id, user_id)
+               JOIN queue_tokens q ON q.concert_id = n.concert_id AND q.user_id = n.user_id AND q.ended_at IS NULL
+               ORDER BY q.concert_id, q.seq FOR UPDATE OF q)
+           UPDATE queue_tokens q SET status = 'COMPLETED', ended_at = $3
+           FROM locked WHERE q.concert_id = locked.concert_id AND q.seq = locked.seq
+           RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId""#,
+        &concerts as &[ConcertId],
+        &users as &[UserId],
+        now
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| TokenEvent {
+            token_id: row.token_id,
+            user_id: row.user_id,
+            concert_id: row.concert_id,
+            at: now,
+            expires_at: None,
+        })
+        .collect())
+}

@@ -1,0 +1,280 @@
+//! The word *reservations*: buyers hold seats. Reads `boxoffice.reservations.v1`, inserts `reservations`, takes `seats`, and asks
+//! for the end of overdue holds.
+
+mod decide;
+mod overdue;
+mod seat_map;
+mod store;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use common::bodies::Reservation;
+use common::catalogue::Schedules;
+use common::ids::{ReservationId, ScheduleId, SeatId};
+use common::messages::payments::Pay;
+use common::messages::reservations::{Hold, ReservationCommand};
+use common::messages::{Message as _, Origin};
+use common::problems::Problem;
+use common::topics;
+use sqlx::{PgConnection, PgPool};
+
+use self::decide::State;
+use self::seat_map::SeatMap;
+use crate::runtime::word::{Applied, Clock, Emissions, Logged, OutMessage, Outcome, Word};
+use crate::users::Users;
+
+const SOURCE: &str = "/boxoffice/reservation-worker";
+const LOOK_FOR_OVERDUE: Duration = Duration::from_millis(200);
+/// Maps of free seats that are kept; 200,000 seats take 25 KB.
+const MAPS_MAX: usize = 500;
+/// How often best available is chosen again when somebody else took its choice meanwhile.
+const CHOICES_MAX: usize = 5;
+
+/// Holds seats.
+pub struct Reservations {
+    currency: String,
+    schedules: Schedules,
+    users: Users,
+    /// Free seats of the schedules in which somebody wanted the best, and the number of releases that they know of.
+    maps: HashMap<ScheduleId, (SeatMap, i64)>,
+    search: overdue::Search,
+}
+
+impl Reservations {
+    /// `currency` is the deployment's.
+    pub fn new(currency: String) -> Self {
+        let (schedules, users, maps) = (Schedules::default(), Users::default(), HashMap::new());
+        Self { currency, schedules, users, maps, search: overdue::Search::default() }
+    }
+}
+
+type Decision<'a> = (&'a Logged<ReservationCommand>, Result<Reservation, Problem>);
+
+impl Word for Reservations {
+    type Command = ReservationCommand;
+    const TOPIC: &'static str = topics::RESERVATIONS;
+    const GROUP: &'static str = "boxoffice-reservations";
+    const WORKER: &'static str = "reservation-worker";
+    const TICK: Option<Duration> = Some(LOOK_FOR_OVERDUE);
+
+    async fn apply(
+        &mut self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        batch: &[&Logged<ReservationCommand>],
+    ) -> Result<Applied, sqlx::Error> {
+        let holds: Vec<&Hold> = batch.iter().map(|logged| hold(logged)).collect();
+        self.schedules.load(transaction, &sorted(holds.iter().map(|hold| hold.schedule_id))).await?;
+        self.users.load(transaction, holds.iter().map(|hold| hold.user_id)).await?;
+        let schedules: Vec<i64> = sorted(holds.iter().map(|hold| hold.schedule_id.0));
+        store::lock_schedules(transaction, &schedules).await?;
+        let repeated = repeated(transaction, &holds).await?;
+        for _ in 0..CHOICES_MAX {
+            let mut state = self.state(transaction, &holds).await?;
+            let locked: HashSet<SeatId> = state.free.keys().copied().collect();
+            let decisions = decide_all(&mut state, batch, &repeated, now);
+            self.remember(state.maps);
+            if self.confirm(transaction, &decisions, &locked).await? {
+                let made: Vec<Reservation> = decisions.iter().filter_map(|(_, made)| made.clone().ok()).collect();
+                if !made.is_empty() {
+                    store::insert_holds(transaction, &made).await?;
+                }
+                return Ok(self.applied(batch, decisions));
+            }
+        }
+        Err(sqlx::Error::Protocol("the best seats were taken by others again and again".to_owned()))
+    }
+
+    async fn tick(&mut self, pool: &PgPool, owns: &(dyn Fn(&str) -> bool + Sync)) -> Result<Emissions, sqlx::Error> {
+        let mut connection = pool.acquire().await?;
+        let messages = self.search.look(&mut connection, owns, SOURCE).await?;
+        Ok(Emissions { messages, ..Emissions::default() })
+    }
+
+    fn forget(&mut self) {
+        self.maps.clear();
+    }
+}
+
+impl Reservations {
+    /// Loads and locks what the batch touches.
+    async fn state(&mut self, transaction: &mut PgConnection, holds: &[&Hold]) -> Result<State, sqlx::Error> {
+        let seats = sorted(holds.iter().flat_map(|hold| self.named_seats(hold)).map(|seat| seat.0));
+        let free: HashMap<SeatId, bool> = store::lock_seats(transaction, &seats).await?.into_iter().collect();
+        let pairs = sorted(holds.iter().map(|hold| (hold.schedule_id, hold.user_id)));
+        let live = store::live_seats(transaction, &pairs).await?.into_iter().collect();
+        let maps = self.maps(transaction, holds, &free).await?;
+        let schedules = holds.iter().filter_map(|hold| self.schedules.get(hold.schedule_id));
+        Ok(State {
+            users: holds.iter().map(|hold| hold.user_id).filter(|user| self.users.exists(*user)).collect(),
+            schedules: schedules.map(|schedule| (schedule.schedule_id, schedule.clone())).collect(),
+            free,
+            maps: maps.into_iter().collect(),
+            live,
+        })
+    }
+
+    fn named_seats(&self, hold: &Hold) -> Vec<SeatId> {
+        let Some(schedule) = self.schedules.get(hold.schedule_id) else { return Vec::new() };
+        let by_label = hold.seats.iter().flatten().filter_map(|label| schedule.layout.find(label));
+        let by_id = hold.seat_ids.iter().flatten().copied().filter(|seat| schedule.layout.place_of(*seat).is_some());
+        by_id.chain(by_label).collect()
+    }
+
+    /// The maps of the batch's schedules that are kept or needed, up to date. They are taken out, and [`Self::remember`]ed after
+    /// the decisions.
+    async fn maps(
+        &mut self,
+        transaction: &mut PgConnection,
+        holds: &[&Hold],
+        locked: &HashMap<SeatId, bool>,
+    ) -> Result<Vec<(ScheduleId, SeatMap)>, sqlx::Error> {
+        let best = holds.iter().filter(|hold| hold.best_available.is_some());
+        let wanted = sorted(best.map(|hold| hold.schedule_id.0));
+        if !wanted.is_empty() {
+            self.refresh_maps(transaction, &wanted).await?;
+        }
+        let mut maps = Vec::new();
+        for schedule in sorted(holds.iter().map(|hold| hold.schedule_id)) {
+            let Some(facts) = self.schedules.get(schedule) else { continue };
+            let Some((map, _)) = self.maps.get_mut(&schedule) else { continue };
+            for (seat, free) in locked.iter().filter(|(seat, _)| common::seating::schedule_of(**seat) == schedule) {
+                map.set(&facts.layout, *seat, *free);
+            }
+            maps.push((schedule, map.clone()));
+        }
+        Ok(maps)
+    }
+
+    /// Reads the free seats of those schedules in which seats were freed since, or that were not read yet.
+    async fn refresh_maps(&mut self, transaction: &mut PgConnection, wanted: &[i64]) -> Result<(), sqlx::Error> {
+        let releases: HashMap<ScheduleId, i64> = store::releases(transaction, wanted).await?.into_iter().collect();
+        let freed = |schedule: ScheduleId| releases.get(&schedule).copied().unwrap_or_default();
+        let stale: Vec<_> = wanted
+            .iter()
+            .map(|id| ScheduleId(*id))
+            .filter(|id| self.maps.get(id).is_none_or(|(_, known)| *known != freed(*id)))
+            .filter_map(|id| self.schedules.get(id).cloned())
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        if self.maps.len() + stale.len() > MAPS_MAX {
+            self.maps.clear();
+            return Box::pin(self.refresh_maps(transaction, wanted)).await;
+        }
+        let ranges: Vec<_> = stale.iter().map(|schedule| schedule.layout.seat_range()).collect();
+        let mut free: HashMap<ScheduleId, Vec<SeatId>> = HashMap::new();
+        for seat in store::free_seats(transaction, &ranges).await? {
+            free.entry(common::seating::schedule_of(seat)).or_default().push(seat);
+        }
+        for schedule in stale {
+            let id = schedule.schedule_id;
+            let map = SeatMap::new(&schedule.layout, free.remove(&id).unwrap_or_default());
+            self.maps.insert(id, (map, freed(id)));
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, maps: HashMap<ScheduleId, SeatMap>) {
+        for (schedule, map) in maps {
+            if let Some((kept, _)) = self.maps.get_mut(&schedule) {
+                *kept = map;
+            }
+        }
+    }
+
+    /// Locks the seats that were chosen from a map. False: one of them is not free after all (another worker took it), its map
+    /// is forgotten, and the batch is to be decided again.
+    async fn confirm(
+        &mut self,
+        transaction: &mut PgConnection,
+        decisions: &[Decision<'_>],
+        locked: &HashSet<SeatId>,
+    ) -> Result<bool, sqlx::Error> {
+        let made = decisions.iter().filter_map(|(_, made)| made.as_ref().ok());
+        let chosen =
+            sorted(made.flat_map(|made| &made.seat_ids).filter(|seat| !locked.contains(seat)).map(|seat| seat.0));
+        if chosen.is_empty() {
+            return Ok(true);
+        }
+        let confirmed = store::lock_seats(transaction, &chosen).await?;
+        let all_free = confirmed.len() == chosen.len() && confirmed.iter().all(|(_, free)| *free);
+        if !all_free {
+            self.maps.clear();
+        }
+        Ok(all_free)
+    }
+
+    fn applied(&self, batch: &[&Logged<ReservationCommand>], decisions: Vec<Decision<'_>>) -> Applied {
+        let mut applied = Applied::default();
+        let mut decisions = decisions.into_iter().peekable();
+        for logged in batch {
+            // A repeat has no decision: its hold stands, and its payment is asked for again.
+            let decided = decisions.next_if(|(decided, _)| std::ptr::eq(*decided, *logged)).map(|(_, decided)| decided);
+            let outcome = match decided {
+                Some(Err(problem)) => Outcome::Failed(problem),
+                Some(Ok(made)) if !hold(logged).pay => match self.schedules.get(made.schedule_id) {
+                    Some(schedule) => Outcome::succeeded(201, &made.body(schedule, &self.currency)),
+                    None => unreachable!("a hold was made in a schedule that is known"),
+                },
+                _ => {
+                    applied.emissions.messages.push(payment(logged));
+                    Outcome::Continued
+                }
+            };
+            applied.outcomes.push(outcome);
+        }
+        applied
+    }
+}
+
+fn decide_all<'a>(
+    state: &mut State,
+    batch: &[&'a Logged<ReservationCommand>],
+    repeated: &HashSet<ReservationId>,
+    now: DateTime<Utc>,
+) -> Vec<Decision<'a>> {
+    let new = batch.iter().filter(|logged| !repeated.contains(&ReservationId::from(hold(logged).request_id)));
+    new.map(|logged| {
+        let clock = Clock { asked_at: logged.asked_at, now };
+        (*logged, decide::decide(state, hold(logged), clock))
+    })
+    .collect()
+}
+
+/// Holds with `pay: true` that were made before, and whose payment has not been decided yet.
+async fn repeated(transaction: &mut PgConnection, holds: &[&Hold]) -> Result<HashSet<ReservationId>, sqlx::Error> {
+    let ids: Vec<_> = holds.iter().filter(|hold| hold.pay).map(|hold| hold.request_id.0).collect();
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    Ok(store::existing(transaction, &ids).await?.into_iter().collect())
+}
+
+/// The second half of a hold with `pay: true`.
+fn payment(logged: &Logged<ReservationCommand>) -> OutMessage {
+    let hold = hold(logged);
+    let pay = Pay {
+        request_id: hold.request_id,
+        request_hash: hold.request_hash.clone(),
+        user_id: hold.user_id,
+        reservation_id: ReservationId::from(hold.request_id),
+        origin: Some(Origin { kind: Hold::TYPE.to_owned(), submitted_at: logged.asked_at }),
+    };
+    OutMessage::new(&pay, hold.request_id, SOURCE, logged.traceparent.as_deref())
+}
+
+fn hold(logged: &Logged<ReservationCommand>) -> &Hold {
+    let ReservationCommand::Hold(hold) = &logged.command;
+    hold
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}

@@ -1,0 +1,181 @@
+//! The SQL of holding seats: set-based, keys sorted. The number of statements does not depend on the batch's size.
+
+use chrono::{DateTime, Utc};
+use common::bodies::Reservation;
+use common::ids::{ReservationId, ScheduleId, SeatId, UserId};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// One writer a schedule, even while two workers believe that they own its partition: the limit of live seats is read and
+/// written under this lock. Taken before all row locks, by reservation workers only.
+pub(crate) async fn lock_schedules(transaction: &mut PgConnection, schedules: &[i64]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"SELECT pg_advisory_xact_lock(id) AS "lock!: ()" FROM (SELECT id FROM UNNEST($1::bigint[]) AS t (id) ORDER BY id) AS sorted"#,
+        schedules
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
+/// Locks seats, in the order of their ids, and tells which are free. Ids that do not exist are missing.
+pub(crate) async fn lock_seats(
+    transaction: &mut PgConnection,
+    seats: &[i64],
+) -> Result<Vec<(SeatId, bool)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT seat_id AS "seat_id: SeatId", status = 'AVAILABLE' AS "free!"
+           FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE"#,
+        seats
+    )
+    .fetch_all(transaction)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.seat_id, row.free)).collect())
+}
+
+/// Live seats (HELD or PAID) of each buyer in each schedule; pairs without any are missing.
+pub(crate) async fn live_seats(
+    transaction: &mut PgConnection,
+    pairs: &[(ScheduleId, UserId)],
+) -> Result<Vec<((ScheduleId, UserId), i64)>, sqlx::Error> {
+    let schedules: Vec<i64> = pairs.iter().map(|(schedule, _)| schedule.0).collect();
+    let users: Vec<Uuid> = pairs.iter().map(|(_, user)| user.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT p.schedule_id AS "schedule_id!: ScheduleId", p.user_id AS "user_id!: UserId",
+                  SUM(cardinality(r.seat_ids))::bigint AS "live!"
+           FROM UNNEST($1::bigint[], $2::uuid[]) AS p (schedule_id, user_id)
+           JOIN reservations r ON r.user_id = p.user_id AND r.schedule_id = p.schedule_id
+           WHERE r.status IN ('HELD', 'PAID')
+           GROUP BY p.schedule_id, p.user_id"#,
+        &schedules,
+        &users
+    )
+    .fetch_all(transaction)
+    .await?;
+    Ok(rows.into_iter().map(|row| ((row.schedule_id, row.user_id), row.live)).collect())
+}
+
+/// Which of these reservations exist.
+pub(crate) async fn existing(transaction: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<ReservationId>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT reservation_id AS "id: ReservationId" FROM reservations WHERE reservation_id = ANY($1)"#,
+        ids
+    )
+    .fetch_all(transaction)
+    .await
+}
+
+/// How often seats of these schedules were freed; those that never had any freed are missing.
+pub(crate) async fn releases(
+    transaction: &mut PgConnection,
+    schedules: &[i64],
+) -> Result<Vec<(ScheduleId, i64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT schedule_id AS "schedule_id: ScheduleId", releases FROM seat_releases WHERE schedule_id = ANY($1)"#,
+        schedules
+    )
+    .fetch_all(transaction)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.schedule_id, row.releases)).collect())
+}
+
+/// The free seats between each first and last id, both included.
+pub(crate) async fn free_seats(
+    transaction: &mut PgConnection,
+    ranges: &[(SeatId, SeatId)],
+) -> Result<Vec<SeatId>, sqlx::Error> {
+    let first: Vec<i64> = ranges.iter().map(|(first, _)| first.0).collect();
+    let last: Vec<i64> = ranges.iter().map(|(_, last)| last.0).collect();
+    sqlx::query_scalar!(
+        r#"SELECT s.seat_id AS "seat_id: SeatId" FROM UNNEST($1::bigint[], $2::bigint[]) AS r (first, last)
+           JOIN seats s ON s.seat_id BETWEEN r.first AND r.last
+           WHERE s.status = 'AVAILABLE'"#,
+        &first,
+        &last
+    )
+    .fetch_all(transaction)
+    .await
+}
+
+/// Writes the holds of a batch: their rows, and their seats as HELD.
+pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reservation]) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = holds.iter().map(|hold| hold.reservation_id.0).collect();
+    let users: Vec<Uuid> = holds.iter().map(|hold| hold.user_id.0).collect();
+    let concerts: Vec<i64> = holds.iter().map(|hold| hold.concert_id.0).collect();
+    let schedules: Vec<i64> = holds.iter().map(|hold| hold.schedule_id.0).collect();
+    let totals: Vec<i64> = holds.iter().map(|hold| hold.total).collect();
+    let held: Vec<DateTime<Utc>> = holds.iter().map(|hold| hold.held_at).collect();
+    let expires: Vec<DateTime<Utc>> = holds.iter().map(|hold| hold.hold_expires_at).collect();
+    let seats: Vec<i64> = holds.iter().flat_map(|hold| hold.seat_ids.iter().map(|seat| seat.0)).collect();
+    let seat_holds: Vec<Uuid> =
+        holds.iter().flat_map(|hold| hold.seat_ids.iter().map(|_| hold.reservation_id.0)).collect();
+    // Arrays of arrays cannot be unnested by row, so each row takes its slice of all seats.
+    let mut after = 0;
+    let ends: Vec<i32> = holds
+        .iter()
+        .map(|hold| {
+            after += i32::try_from(hold.seat_ids.len()).unwrap_or_default();
+            after
+        })
+        .collect();
+    let begins: Vec<i32> = std::iter::once(1).chain(ends.iter().map(|end| end + 1)).take(holds.len()).collect();
+    sqlx::query!(
+        "INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
+         SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first:last]
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
+                     $7::timestamptz[], $8::integer[], $9::integer[])
+              AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)",
+        &ids,
+        &users,
+        &concerts,
+        &schedules,
+        &totals,
+        &held,
+        &expires,
+        &begins,
+        &ends,
+        &seats
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!(
+        "UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
+         FROM UNNEST($1::bigint[], $2::uuid[]) AS t (seat_id, reservation_id) WHERE s.seat_id = t.seat_id",
+        &seats,
+        &seat_holds
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
+/// A hold whose time is over.
+pub(crate) struct Overdue {
+    pub(crate) reservation_id: ReservationId,
+    pub(crate) user_id: UserId,
+    pub(crate) schedule_id: ScheduleId,
+    pub(crate) hold_expires_at: DateTime<Utc>,
+    /// For how long it is over, by the database's clock.
+    pub(crate) since_ms: i64,
+}
+
+/// Holds that are over since `from` or later, the oldest first, at most `limit`.
+pub(crate) async fn overdue(
+    connection: &mut PgConnection,
+    from: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Overdue>, sqlx::Error> {
+    sqlx::query_as!(
+        Overdue,
+        r#"SELECT reservation_id AS "reservation_id: ReservationId", user_id AS "user_id: UserId",
+                  schedule_id AS "schedule_id: ScheduleId", hold_expires_at,
+                  (EXTRACT(EPOCH FROM now() - hold_expires_at) * 1000)::bigint AS "since_ms!"
+           FROM reservations
+           WHERE status = 'HELD' AND hold_expires_at >= $1 AND hold_expires_at < now()
+           ORDER BY hold_expires_at LIMIT $2"#,
+        from,
+        limit
+    )
+    .fetch_all(connection)
+    .await
+}

@@ -1,0 +1,234 @@
+//! The consumer: one OS thread that does nothing but poll, and hands what it polled to the worker through a bounded channel.
+//!
+//! When the channel is full the partitions are paused and polling goes on, so the group never takes a worker that waits
+//! for its database for dead. Rebalances are only reported here: the worker finishes what is revoked and hands it back itself.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use common::config::KafkaConfig;
+use common::kafka::{consumer, headers};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message as _, OwnedHeaders, Timestamp};
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{TopicPartitionList, error::KafkaError};
+use tokio::sync::mpsc;
+
+/// Records that may wait for the worker.
+const FED_RECORDS_MAX: usize = 2_000;
+/// How long a poll waits for a record. A record that comes meanwhile ends it.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long a poll waits while the worker is behind.
+const PAUSED_POLL_WAIT: Duration = Duration::from_millis(2);
+const STATISTICS_MS: &str = "5000";
+
+/// A record as it stands in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// When the broker appended it, and the kind of that time as Kafka names it.
+    pub(crate) appended_at: DateTime<Utc>,
+    pub(crate) timestamp_type: &'static str,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Option<OwnedHeaders>,
+    /// When it was appended first, if it was redriven.
+    pub(crate) first_appended_at: Option<DateTime<Utc>>,
+    pub(crate) traceparent: Option<String>,
+}
+
+impl Record {
+    /// When it was asked.
+    pub(crate) fn asked_at(&self) -> DateTime<Utc> {
+        self.first_appended_at.map_or(self.appended_at, |first| first.min(self.appended_at))
+    }
+
+    fn copy(message: &BorrowedMessage<'_>) -> Self {
+        let (millis, timestamp_type) = match message.timestamp() {
+            Timestamp::LogAppendTime(millis) => (millis, "LogAppendTime"),
+            Timestamp::CreateTime(millis) => (millis, "CreateTime"),
+            Timestamp::NotAvailable => (0, "NoTimestampType"),
+        };
+        let first_append_ms = message.headers().and_then(|all| headers::find(all, headers::FIRST_APPEND_MS));
+        let traceparent = message.headers().and_then(|all| headers::find(all, headers::TRACEPARENT));
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            appended_at: DateTime::from_timestamp_millis(millis).unwrap_or_default(),
+            timestamp_type,
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: message.headers().map(BorrowedHeaders::detach),
+            first_appended_at: first_append_ms.and_then(|ms| DateTime::from_timestamp_millis(ms.parse().ok()?)),
+            traceparent: traceparent.map(str::to_owned),
+        }
+    }
+}
+
+/// What the consumer reports, in order.
+#[derive(Debug)]
+pub(crate) enum Fed {
+    Record(Box<Record>),
+    Assigned(Vec<i32>),
+    /// Every record of these partitions that will come has come.
+    Revoked(Vec<i32>),
+}
+
+/// The consumer and its thread.
+pub(crate) struct Feed {
+    pub(crate) consumer: Arc<BaseConsumer<Reports>>,
+    pub(crate) fed: mpsc::Receiver<Fed>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Feed {
+    /// Subscribes to `topic` as a member of `group`.
+    pub(crate) fn start(config: &KafkaConfig, topic: &'static str, group: &str, worker: &str) -> anyhow::Result<Self> {
+        let mut settings = consumer::group_config(config, group, worker);
+        settings.set("statistics.interval.ms", STATISTICS_MS);
+        let consumer: BaseConsumer<Reports> =
+            settings.create_with_context(Reports::default()).context("the Kafka settings are refused")?;
+        consumer.subscribe(&[topic])?;
+        let consumer = Arc::new(consumer);
+        let (sender, fed) = mpsc::channel(FED_RECORDS_MAX);
+        let stop = Arc::new(AtomicBool::new(false));
+        let poller = Poller { consumer: consumer.clone(), sender, stop: stop.clone(), waiting: VecDeque::new() };
+        let thread = std::thread::Builder::new().name(format!("{worker}-poll")).spawn(move || poller.run())?;
+        Ok(Self { consumer, fed, stop, thread })
+    }
+
+    /// Ends the thread and leaves the group. What was fed and not worked off is simply read again by the next owner.
+    pub(crate) fn leave(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.consumer.context().closing.store(true, Ordering::Relaxed);
+        drop(self.fed);
+        if self.thread.join().is_err() {
+            tracing::error!("the polling thread had panicked");
+        }
+        // Closing leaves the group at once instead of by time-out. It needs the last reference.
+        match Arc::try_unwrap(self.consumer) {
+            Ok(consumer) => drop(consumer),
+            Err(_) => tracing::warn!("the consumer is still in use; the group is left by time-out"),
+        }
+    }
+}
+
+struct Poller {
+    consumer: Arc<BaseConsumer<Reports>>,
+    sender: mpsc::Sender<Fed>,
+    stop: Arc<AtomicBool>,
+    /// What did not fit into the channel. Bounded by what librdkafka hands out after a pause.
+    waiting: VecDeque<Fed>,
+}
+
+impl Poller {
+    fn run(mut self) {
+        let mut paused = false;
+        while !self.stop.load(Ordering::Relaxed) {
+            self.hand_over();
+            if self.waiting.is_empty() == paused {
+                paused = self.set_paused(!paused);
+            }
+            let wait = if paused { PAUSED_POLL_WAIT } else { POLL_WAIT };
+            let polled = self.consumer.poll(wait).map(|polled| polled.map(|message| Record::copy(&message)));
+            self.waiting.extend(self.consumer.context().take_reports());
+            match polled {
+                Some(Ok(record)) => self.waiting.push_back(Fed::Record(Box::new(record))),
+                Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
+                    tracing::error!(%code, "the consumer cannot go on");
+                    return;
+                }
+                Some(Err(error)) => tracing::warn!(%error, "polling"),
+                None => {}
+            }
+        }
+    }
+
+    fn hand_over(&mut self) {
+        while let Some(fed) = self.waiting.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(fed)) = self.sender.try_send(fed) {
+                self.waiting.push_front(fed);
+                return;
+            }
+        }
+    }
+
+    /// Pauses or resumes all partitions; returns whether they are paused now.
+    fn set_paused(&self, pause: bool) -> bool {
+        let done = self.consumer.assignment().and_then(|assignment| {
+            if pause { self.consumer.pause(&assignment) } else { self.consumer.resume(&assignment) }
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, pause, "pausing or resuming");
+            return !pause;
+        }
+        pause
+    }
+}
+
+/// The client's callbacks: they note, and do nothing; only while the consumer closes is there nobody left to act.
+#[derive(Default)]
+pub(crate) struct Reports {
+    noted: Mutex<Vec<Fed>>,
+    closing: AtomicBool,
+}
+
+impl Reports {
+    fn note(&self, report: Fed) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+    }
+
+    fn take_reports(&self) -> Vec<Fed> {
+        std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ClientContext for Reports {
+    fn stats(&self, statistics: Statistics) {
+        for (topic, about) in &statistics.topics {
+            for (partition, about) in about.partitions.iter().filter(|(id, about)| **id >= 0 && about.consumer_lag >= 0)
+            {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+                let lag = about.consumer_lag as f64;
+                let labels = [("topic", topic.clone()), ("partition", partition.to_string())];
+                metrics::gauge!("boxoffice_worker_lag", &labels).set(lag);
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "Kafka");
+    }
+}
+
+impl ConsumerContext for Reports {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if self.closing.load(Ordering::Relaxed) {
+            // Nothing more is taken over, and what is revoked was finished before closing began.
+            if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS
+                && let Err(error) = consumer.incremental_unassign(partitions)
+            {
+                tracing::warn!(%error, "handing partitions back while closing");
+            }
+            return;
+        }
+        let partitions = partitions
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
+        self.note(match error {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Fed::Assigned(partitions),
+            _ => Fed::Revoked(partitions),
+        });
+    }
+}

@@ -1,0 +1,44 @@
+//! The settings that all workers share.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::config::{DatabaseConfig, KafkaConfig, TelemetryConfig};
+
+/// Settings of a worker.
+#[derive(Debug, Clone, clap::Args)]
+pub struct WorkerSettings {
+    /// Postgres.
+    #[command(flatten)]
+    pub database: DatabaseConfig,
+    /// Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaConfig,
+    /// Logs.
+    #[command(flatten)]
+    pub telemetry: TelemetryConfig,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    #[arg(long, env = "WORKER_LISTEN", default_value = "127.0.0.1:0")]
+    pub worker_listen: SocketAddr,
+    /// Records in one transaction, at most.
+    #[arg(long, env = "BATCH_RECORDS_MAX", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=5_000))]
+    pub batch_records_max: u16,
+    /// How often offsets are committed, in milliseconds. What was applied since is read again after a crash, without effect.
+    #[arg(long, env = "OFFSET_COMMIT_INTERVAL_MS", default_value_t = 100)]
+    pub offset_commit_interval_ms: u64,
+    /// How long results are gathered before they are sent, in milliseconds.
+    #[arg(long, env = "RESULTS_LINGER_MS", default_value_t = 0)]
+    pub results_linger_ms: u64,
+}
+
+impl WorkerSettings {
+    /// How often offsets are committed.
+    pub fn offset_commit_interval(&self) -> Duration {
+        Duration::from_millis(self.offset_commit_interval_ms)
+    }
+
+    /// How long results are gathered.
+    pub fn results_linger(&self) -> Duration {
+        Duration::from_millis(self.results_linger_ms)
+    }
+}

@@ -1,0 +1,129 @@
+//! The runtime's own SQL: outcomes of requests, and how far the log is applied.
+
+use chrono::{DateTime, Utc};
+use common::ids::{RequestId, UserId};
+use common::messages::results::{RequestResult, RequestStatus, Source};
+use serde_json::value::RawValue;
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::offsets::Positions;
+
+/// The transaction's time, and the outcomes of those of `ids` that have one.
+pub(crate) async fn known_outcomes(
+    transaction: &mut PgConnection,
+    ids: &[Uuid],
+) -> Result<(DateTime<Utc>, Vec<RequestResult>), sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT now() AS "now!", r.request_id AS "request_id?: RequestId", r.user_id AS "user_id?: UserId",
+                  r.kind AS "kind?", r.status AS "status?: RequestStatus", r.http_status AS "http_status?",
+                  r.body AS "body?: Json<Box<RawValue>>", r.request_hash, r.submitted_at AS "submitted_at?",
+                  r.finished_at AS "finished_at?", r.topic AS "topic?", r.partition AS "partition?", r."offset" AS "offset?"
+           FROM (SELECT 1) AS one LEFT JOIN requests r ON r.request_id = ANY($1)"#,
+        ids
+    )
+    .fetch_all(transaction)
+    .await?;
+    let now = rows.first().map(|row| row.now).ok_or(sqlx::Error::RowNotFound)?;
+    let known = rows.into_iter().filter_map(|row| {
+        let status = row.status?;
+        let (result, problem) = match status {
+            RequestStatus::Succeeded => (Some(row.body?.0), None),
+            RequestStatus::Failed => (None, Some(row.body?.0)),
+        };
+        Some(RequestResult {
+            request_id: row.request_id?,
+            user_id: row.user_id,
+            kind: row.kind?,
+            status,
+            http_status: u16::try_from(row.http_status?).unwrap_or_default(),
+            result,
+            problem,
+            source: Source { topic: row.topic?, partition: row.partition?, offset: row.offset? },
+            request_hash: row.request_hash,
+            submitted_at: row.submitted_at?,
+            finished_at: row.finished_at?,
+            concert_id: None,
+        })
+    });
+    Ok((now, known.collect()))
+}
+
+/// Writes the outcomes of a batch. An outcome that another worker wrote meanwhile fails the transaction: the retry finds it.
+pub(crate) async fn insert_outcomes(
+    transaction: &mut PgConnection,
+    results: &[RequestResult],
+) -> Result<(), sqlx::Error> {
+    if results.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = results.iter().map(|r| r.request_id.0).collect();
+    let users: Vec<Option<Uuid>> = results.iter().map(|r| r.user_id.map(|user| user.0)).collect();
+    let kinds: Vec<&str> = results.iter().map(|r| r.kind.as_str()).collect();
+    let statuses: Vec<RequestStatus> = results.iter().map(|r| r.status).collect();
+    let http: Vec<i16> = results.iter().map(|r| i16::try_from(r.http_status).unwrap_or_default()).collect();
+    let bodies: Vec<&str> = results.iter().map(|r| r.body().map_or("null", RawValue::get)).collect();
+    let hashes: Vec<Option<&str>> = results.iter().map(|r| r.request_hash.as_deref()).collect();
+    let submitted: Vec<DateTime<Utc>> = results.iter().map(|r| r.submitted_at).collect();
+    let finished: Vec<DateTime<Utc>> = results.iter().map(|r| r.finished_at).collect();
+    let topics: Vec<&str> = results.iter().map(|r| r.source.topic.as_str()).collect();
+    let partitions: Vec<i32> = results.iter().map(|r| r.source.partition).collect();
+    let offsets: Vec<i64> = results.iter().map(|r| r.source.offset).collect();
+    sqlx::query!(
+        r#"INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at,
+                                 finished_at, topic, partition, "offset")
+           SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
+           FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
+                       $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
+                AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)"#,
+        &ids,
+        &users as &[Option<Uuid>],
+        &kinds as &[&str],
+        &statuses as &[RequestStatus],
+        &http,
+        &bodies as &[&str],
+        &hashes as &[Option<&str>],
+        &submitted,
+        &finished,
+        &topics as &[&str],
+        &partitions,
+        &offsets
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
+/// Moves `applied_offsets` forward; never back, so a replay changes no row.
+pub(crate) async fn advance(
+    transaction: &mut PgConnection,
+    topic: &str,
+    positions: &Positions,
+    log_time: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let partitions: Vec<i32> = positions.keys().copied().collect();
+    let offsets: Vec<i64> = positions.values().copied().collect();
+    sqlx::query!(
+        "INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
+         SELECT $1, partition, next_offset, $4 FROM UNNEST($2::integer[], $3::bigint[]) AS t (partition, next_offset)
+         ORDER BY partition
+         ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, log_time = excluded.log_time
+         WHERE excluded.next_offset > a.next_offset",
+        topic,
+        &partitions,
+        &offsets,
+        log_time
+    )
+    .execute(transaction)
+    .await?;
+    Ok(())
+}
+
+/// How far the topic is applied, by partition.
+pub(crate) async fn applied(pool: &PgPool, topic: &str) -> Result<Positions, sqlx::Error> {
+    let rows = sqlx::query!("SELECT partition, next_offset FROM applied_offsets WHERE topic = $1", topic)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.partition, row.next_offset)).collect())
+}

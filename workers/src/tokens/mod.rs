@@ -1,0 +1,189 @@
+//! The queue: joins in, in strict order, and admissions out, at an exact rate. One concert is one line.
+//!
+//! [`decide`] has the rules for commands, [`line`] those of one queue, [`bucket`] the rate; [`store`] the SQL; [`demand`] says what has to
+//! be loaded for a batch. This file ties them to the runtime.
+
+pub mod bucket;
+pub mod decide;
+pub mod demand;
+pub mod line;
+pub mod store;
+mod users;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use common::bodies::{LeftBody, TokenBody, TokenIdentity, TokenStatus};
+use common::ids::ConcertId;
+use common::keys::{QueueClaims, QueueTokens};
+use common::messages::tokens::TokenCommand;
+use common::topics;
+use sqlx::{PgConnection, PgPool};
+
+use self::decide::{Decision, State, Ticket, decide};
+use self::demand::Demands;
+use self::line::Standing;
+use self::store::{Candidate, Lines};
+use self::users::KnownUsers;
+use crate::runtime::word::{Applied, Clock, Emissions, Logged, Outcome, Word};
+
+/// Queues that one tick looks at; the next tick goes on behind them.
+const TICK_QUEUES_MAX: usize = 500;
+/// Queues of which it is remembered that nobody waits; then it starts afresh.
+const EMPTY_REMEMBERED_MAX: usize = 10_000;
+
+/// The word tokens: `token.issue`, `token.leave`, `queue.configure`.
+#[derive(Debug)]
+pub struct Tokens {
+    keys: Keys,
+    users: KnownUsers,
+    /// Where the next tick begins.
+    tick_after: ConcertId,
+    /// Queues where nobody waits, all having left, as of this place of the next join. Only a join can change that.
+    empty: HashMap<ConcertId, i64>,
+}
+
+/// The keys, without a way to print them.
+struct Keys(QueueTokens);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.signing_kid())
+    }
+}
+
+impl Tokens {
+    /// With the keys that queue tokens are signed with.
+    pub fn new(keys: QueueTokens) -> Self {
+        Self { keys: Keys(keys), users: KnownUsers::default(), tick_after: ConcertId(0), empty: HashMap::new() }
+    }
+
+    async fn load(
+        &mut self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        demands: &Demands,
+    ) -> Result<State, sqlx::Error> {
+        let joiners = demands.values().flat_map(|demand| demand.joiners.iter().copied());
+        let mut unknown_users = self.users.unknown_of(joiners);
+        if !unknown_users.is_empty() {
+            let existing = store::existing_users(transaction, &unknown_users).await?;
+            for user in &existing {
+                unknown_users.remove(user);
+            }
+            self.users.remember(existing.into_iter());
+        }
+        let concerts: Vec<i64> = demands.keys().map(|concert| concert.0).collect();
+        let mut lines = store::lock_queues(transaction, now, &concerts, true).await?;
+        if !lines.is_empty() {
+            store::load_tokens(transaction, &mut lines, demands).await?;
+        }
+        Ok(State { lines, unknown_users })
+    }
+
+    /// The answer that a decision is told with.
+    fn outcome(&self, decision: Decision) -> Outcome {
+        match decision {
+            Decision::Issued(ticket) => self.issued(ticket),
+            Decision::Left(concert, token_id) => {
+                Outcome::succeeded(200, &LeftBody { token_id, status: TokenStatus::Left }).with_token_of(concert)
+            }
+            Decision::Configured(body) => Outcome::succeeded(200, &body),
+            Decision::Refused(problem) => Outcome::Failed(problem),
+        }
+    }
+
+    fn issued(&self, ticket: Ticket) -> Outcome {
+        let keys = &self.keys.0;
+        let Ticket { token_id, user_id, concert_id, seq, issued_at, .. } = ticket;
+        let claims = QueueClaims::new(token_id, user_id, concert_id, seq, issued_at);
+        let queue_token = keys.sign(&claims, ticket.kid.as_deref().unwrap_or_else(|| keys.signing_kid()));
+        let identity = TokenIdentity { queue_token, token_id, concert_id, issued_at };
+        let body = match ticket.standing {
+            Standing::Active { expires_at } => TokenBody::active(identity, expires_at, ticket.queue_state),
+            Standing::Waiting { position } => {
+                TokenBody::waiting(identity, position, ticket.queue_state, ticket.rate_per_minute, ticket.max_active)
+            }
+        };
+        Outcome::succeeded(if ticket.created { 201 } else { 200 }, &body).with_token_of(concert_id)
+    }
+
+    /// The next queues that a tick has to look at, in the order of concerts, and after the last one from the first again.
+    async fn next_candidates(&mut self, pool: &PgPool) -> Result<Vec<i64>, sqlx::Error> {
+        let limit = i64::try_from(TICK_QUEUES_MAX).unwrap_or(i64::MAX);
+        let found = store::candidates(pool, self.tick_after, limit).await?;
+        let more = found.len() == TICK_QUEUES_MAX;
+        self.tick_after = found.last().filter(|_| more).map_or(ConcertId(0), |last| last.concert_id);
+        let has_work = |queue: &&Candidate| queue.overdue || self.empty.get(&queue.concert_id) != Some(&queue.next_seq);
+        Ok(found.iter().filter(has_work).map(|queue| queue.concert_id.0).collect())
+    }
+
+    fn remember_empty(&mut self, lines: &mut Lines) {
+        for (concert, line) in lines {
+            if line.is_empty() {
+                if self.empty.len() >= EMPTY_REMEMBERED_MAX {
+                    self.empty.clear();
+                }
+                self.empty.insert(*concert, line.queue.next_seq);
+            }
+        }
+    }
+}
+
+fn take_events(lines: &mut Lines) -> Emissions {
+    let events = lines.values_mut().flat_map(|line| std::mem::take(&mut line.events)).collect();
+    Emissions { events, messages: Vec::new() }
+}
+
+impl Word for Tokens {
+    type Command = TokenCommand;
+    const TOPIC: &'static str = topics::TOKENS;
+    const GROUP: &'static str = "boxoffice-tokens";
+    const WORKER: &'static str = "token-worker";
+    const TICK: Option<Duration> = Some(Duration::from_millis(100));
+
+    async fn apply(
+        &mut self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        batch: &[&Logged<TokenCommand>],
+    ) -> Result<Applied, sqlx::Error> {
+        let demands = demand::of(batch.iter().map(|logged| &logged.command));
+        let mut state = self.load(transaction, now, &demands).await?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for logged in batch {
+            let clock = Clock { asked_at: logged.asked_at, now };
+            let decision = decide(&mut state, &logged.command, clock);
+            outcomes.push(self.outcome(decision));
+        }
+        store::write(transaction, &state.lines, self.keys.0.signing_kid()).await?;
+        Ok(Applied { outcomes, emissions: take_events(&mut state.lines) })
+    }
+
+    /// Ends tokens whose time is over and fills the places of those who paid, left or ran out of time. Every worker looks at every
+    /// queue, whoever reads its partition, and leaves out those that another one has just locked: admission goes on while
+    /// partitions move, and the row's lock keeps it exact.
+    async fn tick(&mut self, pool: &PgPool, _owns: &(dyn Fn(&str) -> bool + Sync)) -> Result<Emissions, sqlx::Error> {
+        let concerts = self.next_candidates(pool).await?;
+        if concerts.is_empty() {
+            return Ok(Emissions::default());
+        }
+        let mut transaction = pool.begin().await?;
+        let now = store::now(&mut transaction).await?;
+        let mut lines = store::lock_queues(&mut transaction, now, &concerts, false).await?;
+        if !lines.is_empty() {
+            store::load_tokens(&mut transaction, &mut lines, &Demands::new()).await?;
+            lines.values_mut().for_each(|line| line.admit());
+            store::write(&mut transaction, &lines, self.keys.0.signing_kid()).await?;
+        }
+        transaction.commit().await?;
+        self.remember_empty(&mut lines);
+        Ok(take_events(&mut lines))
+    }
+
+    fn forget(&mut self) {
+        self.users.clear();
+        self.empty.clear();
+    }
+}

@@ -1,0 +1,494 @@
+//! The SQL of the token worker: a handful of statements, however large the batch is. Rows are locked queues first, then tokens
+//! by (concert, place).
+//!
+//! Subqueries with LIMIT or FOR UPDATE stay where they are written, which pins each statement to one index probe a key:
+//! no plan that was cached while a table was small can turn into a scan of a large one.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use common::bodies::TokenStatus;
+use common::ids::{ConcertId, TokenId, UserId};
+use common::messages::tokens::QueueState;
+use sqlx::{PgConnection, PgPool};
+
+use super::bucket::{ADMISSION, Bucket};
+use super::demand::{self, Demand, Demands};
+use super::line::{Change, Counts, Line, Loaded, Queue, Token};
+
+/// The lines that a batch touches, by concert.
+pub type Lines = BTreeMap<ConcertId, Line>;
+
+/// A queue that a tick may have to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// The concert.
+    pub concert_id: ConcertId,
+    /// The place of its next join.
+    pub next_seq: i64,
+    /// Somebody's time is over.
+    pub overdue: bool,
+}
+
+/// Those of `users` who exist.
+///
+/// # Errors
+/// What the database says.
+pub async fn existing_users(
+    connection: &mut PgConnection,
+    users: &HashSet<UserId>,
+) -> Result<Vec<UserId>, sqlx::Error> {
+    let mut users: Vec<_> = users.iter().map(|user| user.0).collect();
+    users.sort_unstable();
+    sqlx::query_scalar!(
+        r#"SELECT u.user_id AS "user_id: UserId"
+           FROM unnest($1::uuid[]) AS asked (user_id)
+           CROSS JOIN LATERAL (SELECT users.user_id FROM users WHERE users.user_id = asked.user_id LIMIT 1) u"#,
+        &users
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Locks the queues of `concerts`, and with `wait` waits for those that another transaction has; else it leaves them out.
+///
+/// It reads nothing of the tokens: what one statement reads may be older than the lock that the same statement waited for.
+///
+/// # Errors
+/// What the database says.
+pub async fn lock_queues(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    concerts: &[i64],
+    wait: bool,
+) -> Result<Lines, sqlx::Error> {
+    macro_rules! lock {
+        ($locking:literal) => {
+            sqlx::query_as!(
+                QueueRow,
+                r#"SELECT q.concert_id, q.state AS "state: QueueState", q.rate_per_minute, q.burst, q.max_active,
+                          q.active_seconds, q.credit, q.refilled_at, q.next_seq, q.admitted_seq, q.admitted_total
+                   FROM queues q WHERE q.concert_id = ANY($1) ORDER BY q.concert_id "#
+                    + $locking,
+                concerts
+            )
+            .fetch_all(connection)
+            .await?
+        };
+    }
+    let rows = if wait { lock!("FOR UPDATE") } else { lock!("FOR UPDATE SKIP LOCKED") };
+    Ok(rows.into_iter().map(|row| (ConcertId(row.concert_id), Line::new(row.into(), now))).collect())
+}
+
+struct QueueRow {
+    concert_id: i64,
+    state: QueueState,
+    rate_per_minute: i32,
+    burst: i32,
+    max_active: i32,
+    active_seconds: i32,
+    credit: i64,
+    refilled_at: DateTime<Utc>,
+    next_seq: i64,
+    admitted_seq: i64,
+    admitted_total: i64,
+}
+
+impl From<QueueRow> for Queue {
+    fn from(row: QueueRow) -> Self {
+        Self {
+            concert_id: ConcertId(row.concert_id),
+            state: row.state,
+            rate_per_minute: row.rate_per_minute.into(),
+            burst: row.burst.into(),
+            max_active: row.max_active.into(),
+            active_seconds: row.active_seconds.into(),
+            bucket: Bucket { credit: row.credit, refilled_at: row.refilled_at },
+            next_seq: row.next_seq,
+            admitted_seq: row.admitted_seq,
+            admitted_total: row.admitted_total,
+        }
+    }
+}
+
+/// Loads, for queues that are locked, all that `demands` may touch, and locks it.
+///
+/// # Errors
+/// What the database says.
+pub async fn load_tokens(
+    connection: &mut PgConnection,
+    lines: &mut Lines,
+    demands: &Demands,
+) -> Result<(), sqlx::Error> {
+    let counts = count_tokens(connection, lines, demands).await?;
+    let wanted = Wanted::new(lines, demands, &counts);
+    let mut found = lock_tokens(connection, &wanted).await?;
+    for ((line, counts), front_max) in lines.values_mut().zip(counts).zip(&wanted.front_max) {
+        let (mut loaded, front_rows) = found.remove(&line.queue.concert_id).unwrap_or_default();
+        loaded.front_complete = front_rows < *front_max;
+        loaded.counts = counts;
+        line.begin(loaded);
+    }
+    count_gone_before(connection, lines, demands).await
+}
+
+/// Counts, for each line in order.
+async fn count_tokens(
+    connection: &mut PgConnection,
+    lines: &Lines,
+    demands: &Demands,
+) -> Result<Vec<Counts>, sqlx::Error> {
+    let concerts: Vec<i64> = lines.keys().map(|concert| concert.0).collect();
+    let ats: Vec<_> = lines.values().map(|line| line.at).collect();
+    let admitted_seqs: Vec<_> = lines.values().map(|line| line.queue.admitted_seq).collect();
+    let configured: Vec<_> = lines.keys().map(|concert| demands.get(concert).is_some_and(|d| d.configured)).collect();
+    sqlx::query_as!(
+        Counts,
+        r#"SELECT a.active AS "active!", a.overdue AS "overdue!", g.gone AS "gone!", m.admitted AS "admitted_last_minute!"
+           FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::boolean[])
+                WITH ORDINALITY AS q (concert_id, at, admitted_seq, configured, place)
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS active, count(*) FILTER (WHERE t.expires_at <= q.at) AS overdue
+               FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE') a
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS gone
+               FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'LEFT' AND t.seq > q.admitted_seq) g
+           CROSS JOIN LATERAL (
+               -- Admissions go by place, so those of the last minute are the places behind the last older one.
+               SELECT CASE WHEN q.configured THEN (
+                   SELECT count(t.admitted_at) FROM queue_tokens t
+                   WHERE t.concert_id = q.concert_id AND t.seq <= q.admitted_seq AND t.seq > coalesce((
+                       SELECT o.seq FROM queue_tokens o
+                       WHERE o.concert_id = q.concert_id AND o.seq <= q.admitted_seq
+                         AND o.admitted_at <= q.at - interval '60 seconds'
+                       ORDER BY o.seq DESC LIMIT 1), 0)
+               ) ELSE 0 END AS admitted) m
+           ORDER BY q.place"#,
+        &concerts,
+        &ats,
+        &admitted_seqs,
+        &configured
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// The keys of the tokens to load, as columns.
+#[derive(Debug, Default)]
+struct Wanted {
+    pair_concerts: Vec<i64>,
+    pair_users: Vec<uuid::Uuid>,
+    concerts: Vec<i64>,
+    ats: Vec<DateTime<Utc>>,
+    overdue_max: Vec<i64>,
+    admitted_seqs: Vec<i64>,
+    front_max: Vec<i64>,
+}
+
+impl Wanted {
+    fn new(lines: &Lines, demands: &Demands, counts: &[Counts]) -> Self {
+        let (rows_max, nothing) = (demand::rows_max(lines.len()), Demand::default());
+        let mut wanted = Self::default();
+        for (line, counts) in lines.values().zip(counts) {
+            let concert = line.queue.concert_id;
+            let demand = demands.get(&concert).unwrap_or(&nothing);
+            for user in demand.joiners.iter().chain(&demand.leavers) {
+                wanted.pair_concerts.push(concert.0);
+                wanted.pair_users.push(user.0);
+            }
+            wanted.concerts.push(concert.0);
+            wanted.ats.push(line.at);
+            wanted.overdue_max.push(counts.overdue.min(rows_max));
+            wanted.admitted_seqs.push(line.queue.admitted_seq);
+            wanted.front_max.push(line.front_max(demand, counts, rows_max));
+        }
+        wanted
+    }
+}
+
+/// What was found of each queue: its tokens, and how many rows the front had before they were locked. The payment worker may
+/// have ended a token since: such a one is left out, but nobody further behind stands in its place.
+type Found = BTreeMap<ConcertId, (Loaded, i64)>;
+
+async fn lock_tokens(connection: &mut PgConnection, wanted: &Wanted) -> Result<Found, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT t.concert_id AS "concert_id: ConcertId", t.seq, t.token_id AS "token_id: TokenId",
+                  t.user_id AS "user_id: UserId", t.kid, t.status AS "status: TokenStatus", t.issued_at, t.admitted_at,
+                  t.expires_at, t.ended_at, k.in_front AS "in_front!"
+           FROM (
+               SELECT keys.concert_id, keys.seq, bool_or(keys.in_front) AS in_front
+               FROM (
+                   SELECT p.concert_id, own.seq, false AS in_front
+                   FROM unnest($1::bigint[], $2::uuid[]) AS p (concert_id, user_id)
+                   CROSS JOIN LATERAL (
+                       SELECT t.seq FROM queue_tokens t
+                       WHERE t.concert_id = p.concert_id AND t.user_id = p.user_id AND t.ended_at IS NULL
+                       LIMIT 1) own
+                   UNION ALL
+                   SELECT q.concert_id, overdue.seq, false
+                   FROM unnest($3::bigint[], $4::timestamptz[], $5::bigint[]) AS q (concert_id, at, overdue_max)
+                   CROSS JOIN LATERAL (
+                       SELECT t.seq FROM queue_tokens t
+                       WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE' AND t.expires_at <= q.at
+                       ORDER BY t.expires_at LIMIT q.overdue_max) overdue
+                   UNION ALL
+                   SELECT q.concert_id, front.seq, true
+                   FROM unnest($3::bigint[], $6::bigint[], $7::bigint[]) AS q (concert_id, admitted_seq, front_max)
+                   CROSS JOIN LATERAL (
+                       SELECT t.seq FROM queue_tokens t
+                       WHERE t.concert_id = q.concert_id AND t.seq > q.admitted_seq AND t.status = 'WAITING'
+                       ORDER BY t.seq LIMIT q.front_max) front
+               ) keys
+               GROUP BY keys.concert_id, keys.seq
+               ORDER BY keys.concert_id, keys.seq
+           ) k
+           CROSS JOIN LATERAL (
+               SELECT * FROM queue_tokens t WHERE t.concert_id = k.concert_id AND t.seq = k.seq FOR UPDATE) t"#,
+        &wanted.pair_concerts,
+        &wanted.pair_users,
+        &wanted.concerts,
+        &wanted.ats,
+        &wanted.overdue_max,
+        &wanted.admitted_seqs,
+        &wanted.front_max
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut found = Found::new();
+    for row in rows {
+        let (loaded, front_rows) = found.entry(row.concert_id).or_default();
+        *front_rows += i64::from(row.in_front);
+        if row.ended_at.is_some() {
+            continue;
+        }
+        if row.in_front {
+            loaded.front.push_back(loaded.tokens.len());
+        }
+        loaded.tokens.push(Token {
+            seq: row.seq,
+            token_id: row.token_id,
+            user_id: row.user_id,
+            kid: Some(row.kid),
+            status: row.status,
+            issued_at: row.issued_at,
+            admitted_at: row.admitted_at,
+            expires_at: row.expires_at,
+            ended_at: None,
+            gone_before: 0,
+            change: Change::None,
+        });
+    }
+    Ok(found)
+}
+
+/// Tells those who wait and ask again how many have left before them. Ranges between one such place and the next: each who
+/// left is counted once, however many ask.
+async fn count_gone_before(
+    connection: &mut PgConnection,
+    lines: &mut Lines,
+    demands: &Demands,
+) -> Result<(), sqlx::Error> {
+    let (mut concerts, mut froms, mut tos) = (Vec::new(), Vec::new(), Vec::new());
+    let mut asking = Vec::new();
+    for (concert, demand) in demands {
+        let Some(line) = lines.get(concert).filter(|line| line.has_gaps()) else { continue };
+        let mut from = line.queue.admitted_seq;
+        for index in line.waiting_of(&demand.joiners) {
+            let seq = line.tokens[index].seq;
+            concerts.push(concert.0);
+            froms.push(from);
+            tos.push(seq);
+            asking.push((*concert, index));
+            from = seq;
+        }
+    }
+    if asking.is_empty() {
+        return Ok(());
+    }
+    let gone = sqlx::query_scalar!(
+        r#"SELECT g.gone AS "gone!"
+           FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS r (concert_id, after, before, place)
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS gone FROM queue_tokens t
+               WHERE t.concert_id = r.concert_id AND t.status = 'LEFT' AND t.seq > r.after AND t.seq < r.before) g
+           ORDER BY r.place"#,
+        &concerts,
+        &froms,
+        &tos
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut sum = (ConcertId(0), 0);
+    for ((concert, index), gone) in asking.into_iter().zip(gone) {
+        sum = if sum.0 == concert { (concert, sum.1 + gone) } else { (concert, gone) };
+        if let Some(line) = lines.get_mut(&concert) {
+            line.tokens[index].gone_before = sum.1;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what has changed: tokens that were there (ends make room for new live ones of the same buyers), new tokens, queues.
+/// `kid` names the key of the new ones.
+///
+/// # Errors
+/// What the database says.
+pub async fn write(connection: &mut PgConnection, lines: &Lines, kid: &str) -> Result<(), sqlx::Error> {
+    update_tokens(connection, lines).await?;
+    insert_tokens(connection, lines, kid).await?;
+    update_queues(connection, lines).await
+}
+
+fn tokens_of(lines: &Lines, change: Change) -> impl Iterator<Item = (ConcertId, &Token)> {
+    let all = lines.iter().flat_map(|(concert, line)| line.tokens.iter().map(|token| (*concert, token)));
+    all.filter(move |(_, token)| token.change == change)
+}
+
+async fn update_tokens(connection: &mut PgConnection, lines: &Lines) -> Result<(), sqlx::Error> {
+    let (mut concerts, mut seqs, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut admitted, mut expires, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    for (concert, token) in tokens_of(lines, Change::Changed) {
+        concerts.push(concert.0);
+        seqs.push(token.seq);
+        statuses.push(token.status);
+        admitted.push(token.admitted_at);
+        expires.push(token.expires_at);
+        ended.push(token.ended_at);
+    }
+    if concerts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "UPDATE queue_tokens t
+         SET status = u.status, admitted_at = u.admitted_at, expires_at = u.expires_at, ended_at = u.ended_at
+         FROM unnest($1::bigint[], $2::bigint[], $3::token_status[], $4::timestamptz[], $5::timestamptz[],
+                     $6::timestamptz[]) AS u (concert_id, seq, status, admitted_at, expires_at, ended_at)
+         WHERE t.concert_id = u.concert_id AND t.seq = u.seq",
+        &concerts,
+        &seqs,
+        &statuses as &[TokenStatus],
+        &admitted as &[Option<DateTime<Utc>>],
+        &expires as &[Option<DateTime<Utc>>],
+        &ended as &[Option<DateTime<Utc>>]
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_tokens(connection: &mut PgConnection, lines: &Lines, kid: &str) -> Result<(), sqlx::Error> {
+    let (mut concerts, mut seqs, mut ids, mut users) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut statuses, mut issued) = (Vec::new(), Vec::new());
+    let (mut admitted, mut expires, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    for (concert, token) in tokens_of(lines, Change::New) {
+        concerts.push(concert.0);
+        seqs.push(token.seq);
+        ids.push(token.token_id.0);
+        users.push(token.user_id.0);
+        statuses.push(token.status);
+        issued.push(token.issued_at);
+        admitted.push(token.admitted_at);
+        expires.push(token.expires_at);
+        ended.push(token.ended_at);
+    }
+    if concerts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO queue_tokens
+             (concert_id, seq, token_id, user_id, kid, status, issued_at, admitted_at, expires_at, ended_at)
+         SELECT n.concert_id, n.seq, n.token_id, n.user_id, $1, n.status, n.issued_at, n.admitted_at, n.expires_at, n.ended_at
+         FROM unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::token_status[], $7::timestamptz[],
+                     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
+              AS n (concert_id, seq, token_id, user_id, status, issued_at, admitted_at, expires_at, ended_at)",
+        kid,
+        &concerts,
+        &seqs,
+        &ids,
+        &users,
+        &statuses as &[TokenStatus],
+        &issued,
+        &admitted as &[Option<DateTime<Utc>>],
+        &expires as &[Option<DateTime<Utc>>],
+        &ended as &[Option<DateTime<Utc>>]
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update_queues(connection: &mut PgConnection, lines: &Lines) -> Result<(), sqlx::Error> {
+    let changed: Vec<&Queue> = lines.values().filter(|line| line.changed).map(|line| &line.queue).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let column = |value: fn(&Queue) -> i64| changed.iter().map(|queue| value(queue)).collect::<Vec<i64>>();
+    let states: Vec<_> = changed.iter().map(|queue| queue.state).collect();
+    let refilled: Vec<_> = changed.iter().map(|queue| queue.bucket.refilled_at).collect();
+    sqlx::query!(
+        "UPDATE queues q
+         SET state = u.state, rate_per_minute = u.rate_per_minute, burst = u.burst, max_active = u.max_active,
+             active_seconds = u.active_seconds, credit = u.credit, refilled_at = u.refilled_at, next_seq = u.next_seq,
+             admitted_seq = u.admitted_seq, admitted_total = u.admitted_total
+         FROM unnest($1::bigint[], $2::queue_state[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                     $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[])
+              AS u (concert_id, state, rate_per_minute, burst, max_active, active_seconds, credit, refilled_at, next_seq,
+                    admitted_seq, admitted_total)
+         WHERE q.concert_id = u.concert_id",
+        &column(|queue| queue.concert_id.0),
+        &states as &[QueueState],
+        &column(|queue| queue.rate_per_minute),
+        &column(|queue| queue.burst),
+        &column(|queue| queue.max_active),
+        &column(|queue| queue.active_seconds),
+        &column(|queue| queue.bucket.credit),
+        &refilled,
+        &column(|queue| queue.next_seq),
+        &column(|queue| queue.admitted_seq),
+        &column(|queue| queue.admitted_total)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Queues, after `after`, at most `limit`, that a tick may have to look at: somebody's time is over, or somebody may wait
+/// and there may be credit and room. It locks nothing and decides nothing; what it finds is looked at again under the lock.
+///
+/// # Errors
+/// What the database says.
+pub async fn candidates(pool: &PgPool, after: ConcertId, limit: i64) -> Result<Vec<Candidate>, sqlx::Error> {
+    #[expect(clippy::cast_precision_loss, reason = "a small constant")]
+    let admission = ADMISSION as f64;
+    sqlx::query_as!(
+        Candidate,
+        r#"SELECT q.concert_id AS "concert_id: ConcertId", q.next_seq, o.overdue AS "overdue!"
+           FROM queues q
+           CROSS JOIN LATERAL (
+               SELECT EXISTS (
+                   SELECT FROM queue_tokens t
+                   WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE' AND t.expires_at <= now()) AS overdue) o
+           WHERE q.concert_id > $1 AND (
+               o.overdue
+               OR CASE WHEN q.state IN ('OPEN', 'DRAINING') AND q.next_seq > q.admitted_seq + 1
+                        AND q.credit + q.rate_per_minute * 1e6::float8 * extract(epoch FROM now() - q.refilled_at) >= $2
+                  THEN (SELECT count(*) FROM (
+                            SELECT FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE'
+                            LIMIT q.max_active) inside) < q.max_active
+                  END)
+           ORDER BY q.concert_id LIMIT $3"#,
+        after.0,
+        admission,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The transaction's time.
+///
+/// # Errors
+/// What the database says.
+pub async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(connection).await
+}

@@ -1,0 +1,118 @@
+//! Calls of Cargo: builds, and where their programs lie.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::dev::Dev;
+use crate::interrupt;
+
+/// The programs of the system, and the packages that they belong to.
+pub(crate) const PROGRAMS: [(&str, &str); 5] = [
+    ("setup", "boxoffice-common"),
+    ("api", "boxoffice-api"),
+    ("token-worker", "boxoffice-workers"),
+    ("reservation-worker", "boxoffice-workers"),
+    ("payment-worker", "boxoffice-workers"),
+];
+
+/// How often a child is looked at while it works.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Which of Cargo's profiles is built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+/// The programs of the system by name.
+pub(crate) type Programs = BTreeMap<String, PathBuf>;
+
+/// Cargo in the workspace. SQL is checked against the committed `.sqlx/`, whatever database the environment names.
+pub(crate) fn cargo(dev: &Dev) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command.current_dir(&dev.root).env("SQLX_OFFLINE", "true");
+    command
+}
+
+/// Builds the system's programs. Cargo shows its own progress.
+pub(crate) fn build_programs(dev: &Dev, profile: Profile) -> Result<Programs> {
+    let mut command = cargo(dev);
+    command.args(["build", "--message-format=json-render-diagnostics"]);
+    for (program, package) in PROGRAMS {
+        command.args(["--package", package, "--bin", program]);
+    }
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let reader = std::thread::spawn(move || {
+        BufReader::new(output).lines().map_while(Result::ok).filter_map(|line| executable(&line)).collect::<Programs>()
+    });
+    let status = wait(child)?;
+    let built = reader.join().ok().context("cannot read what cargo says")?;
+    if !status.success() {
+        bail!("the build failed");
+    }
+    if let Some((missing, _)) = PROGRAMS.iter().find(|(name, _)| !built.contains_key(*name)) {
+        bail!("cargo did not say where it put {missing}");
+    }
+    Ok(built)
+}
+
+/// Name and place of the program that one line of Cargo's messages tells of.
+fn executable(line: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let path = message.get("executable")?.as_str()?;
+    let name = message.get("target")?.get("name")?.as_str()?;
+    Some((name.to_owned(), PathBuf::from(path)))
+}
+
+/// Waits for a child; when somebody asks to stop, the child is asked too, and this is an error.
+pub(crate) fn wait(child: Child) -> Result<ExitStatus> {
+    wait_and(child, || {})
+}
+
+/// The same; `meanwhile` is called again and again.
+pub(crate) fn wait_and(mut child: Child, mut meanwhile: impl FnMut()) -> Result<ExitStatus> {
+    loop {
+        meanwhile();
+        if let Some(status) = child.try_wait().context("cannot wait for a child")? {
+            interrupt::check()?;
+            return Ok(status);
+        }
+        if interrupt::interrupted() {
+            if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                // Not waited for yet, so the pid is still the child's. It may have ended by itself.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            child.wait().context("cannot wait for a child")?;
+            bail!("interrupted");
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_in_cargos_messages() {
+        let line =
+            r#"{"reason":"compiler-artifact","target":{"name":"api","kind":["bin"]},"executable":"/t/debug/api"}"#;
+        assert_eq!(executable(line), Some(("api".to_owned(), PathBuf::from("/t/debug/api"))));
+        assert_eq!(executable(r#"{"target":{"name":"common"},"executable":null}"#), None);
+        assert_eq!(executable("warning: not JSON"), None);
+    }
+}
