@@ -44,7 +44,7 @@ pub struct BestAvailable {
 }
 
 /// The most seats that one hold may name.
-pub const SEATS_PER_HOLD_MAX: i64 = 20;
+pub const SEATS_PER_HOLD_MAX: usize = 20;
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_false(value: &bool) -> bool {

@@ -96,7 +96,7 @@ fn wish(hold: &Hold) -> Result<Wish<'_>, Problem> {
     match (&hold.seat_ids, &hold.seats, &hold.best_available) {
         (Some(seats), None, None) => each_once("/seat_ids", seats).map(|()| Wish::Seats(seats)),
         (None, Some(labels), None) => each_once("/seats", labels).map(|()| Wish::Labels(labels)),
-        (None, None, Some(best)) if (1..=SEATS_PER_HOLD_MAX).contains(&best.count) => Ok(Wish::Best(best)),
+        (None, None, Some(best)) if sensible(best.count) => Ok(Wish::Best(best)),
         (None, None, Some(_)) => {
             Err(Problem::invalid_request("/best_available/count", format!("Ask for 1 to {SEATS_PER_HOLD_MAX} seats.")))
         }
@@ -106,8 +106,12 @@ fn wish(hold: &Hold) -> Result<Wish<'_>, Problem> {
     }
 }
 
+fn sensible(count: i64) -> bool {
+    usize::try_from(count).is_ok_and(|count| (1..=SEATS_PER_HOLD_MAX).contains(&count))
+}
+
 fn each_once<T: Eq + std::hash::Hash>(pointer: &str, seats: &[T]) -> Result<(), Problem> {
-    if seats.is_empty() || count(seats) > SEATS_PER_HOLD_MAX {
+    if seats.is_empty() || seats.len() > SEATS_PER_HOLD_MAX {
         return Err(Problem::invalid_request(pointer, format!("Name 1 to {SEATS_PER_HOLD_MAX} seats.")));
     }
     let distinct: HashSet<&T> = seats.iter().collect();
@@ -173,7 +177,7 @@ fn within_limit(state: &State, schedule: &Schedule, hold: &Hold, wanted: i64) ->
     Err(Problem::new(Slug::ReservationLimitExceeded, detail).with("limit", limit).with("live", live))
 }
 
-fn count<T>(seats: &[T]) -> i64 {
+fn count(seats: &[SeatId]) -> i64 {
     i64::try_from(seats.len()).unwrap_or(i64::MAX)
 }
 
