@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use common::problems::Slug;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
@@ -89,7 +89,7 @@ pub(crate) fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<Parsed<T>, ApiErr
         Err(error) => error,
     };
     // The first fault may be one of form, and the bytes behind it no JSON at all.
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(raw) {
+    if let Err(error) = serde_json::from_slice::<Value>(raw) {
         return Err(malformed(&error));
     }
     let fault = Fault::pointer(pointer(value.path()), without_place(&value.inner().to_string()));

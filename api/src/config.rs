@@ -7,9 +7,9 @@ use clap::{Parser, ValueEnum};
 use common::config::{DatabaseConfig, KafkaConfig, Secret, TelemetryConfig};
 use common::keys::KeyRing;
 
-const DEVELOPMENT_ACCESS_KEYS: &str = "development:development access key, known to everybody";
-const DEVELOPMENT_QUEUE_KEYS: &str = "development:development queue key, known to everybody";
-const DEVELOPMENT_REQUEST_ID_KEY: &str = "development request id key, known to everybody";
+const DEVELOPMENT_ACCESS_KEYS: &str = "development:the access key of development is no secret";
+const DEVELOPMENT_QUEUE_KEYS: &str = "development:the queue key of development is no secret";
+const DEVELOPMENT_REQUEST_ID_KEY: &str = "the request id key of development is no secret";
 const REQUEST_ID_KEY_CHARS_MIN: usize = 32;
 
 /// The ingress of Boxoffice: checks requests, publishes them to Kafka, and answers.

@@ -68,19 +68,45 @@ impl QueueMark {
     }
 }
 
+impl QueueMark {
+    /// This mark, but never behind `known`: a row may have been read before what the results topic has told since.
+    fn not_behind(mut self, known: &Self) -> Self {
+        self.admitted_seq = self.admitted_seq.max(known.admitted_seq);
+        if !known.left.is_empty() {
+            self.left.extend_from_slice(&known.left);
+            self.left.sort_unstable();
+            self.left.dedup();
+        }
+        self.drop_passed();
+        self
+    }
+
+    fn drop_passed(&mut self) {
+        let passed = self.left.partition_point(|seq| *seq <= self.admitted_seq);
+        self.left.drain(..passed);
+    }
+}
+
 type Marks = HashMap<ConcertId, Arc<QueueMark>>;
 
 /// The marks of all queues.
 pub(crate) struct Queues {
-    marks: RwLock<Arc<Marks>>,
+    marks: RwLock<Marks>,
     refreshes: watch::Sender<u64>,
     wanted: Notify,
+    /// Moved when a queue is configured, so that a refresh that was under way is not believed.
+    configured: AtomicU64,
 }
 
 impl Queues {
     /// None yet.
     pub(crate) fn new() -> Self {
-        Self { marks: RwLock::default(), refreshes: watch::channel(0).0, wanted: Notify::new() }
+        Self {
+            marks: RwLock::default(),
+            refreshes: watch::channel(0).0,
+            wanted: Notify::new(),
+            configured: AtomicU64::new(0),
+        }
     }
 
     /// The marks of a queue; one that is not known (its concert was just made) is read at once. None: no such concert.
@@ -93,8 +119,7 @@ impl Queues {
         }
         let Some((_, mark)) = store::queues::marks(pool, Some(concert)).await?.pop() else { return Ok(None) };
         let mark = Arc::new(mark);
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::make_mut(&mut marks).insert(concert, mark.clone());
+        self.marks.write().unwrap_or_else(PoisonError::into_inner).insert(concert, mark.clone());
         Ok(Some(mark))
     }
 
@@ -110,12 +135,37 @@ impl Queues {
 
     /// The results topic says that a queue was configured: its state counts at once, the rest with the next refresh.
     pub(crate) fn configured(&self, concert: ConcertId, state: QueueState) {
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mark) = Arc::make_mut(&mut marks).get_mut(&concert) {
-            Arc::make_mut(mark).state = state;
-        }
-        drop(marks);
+        self.configured.fetch_add(1, Ordering::AcqRel);
+        self.change(concert, |mark| mark.state = state);
         self.wanted.notify_one();
+    }
+
+    /// The results topic says that this place was admitted, and so all before it.
+    pub(crate) fn admitted(&self, concert: ConcertId, seq: i64) {
+        if self.known(concert).is_some_and(|mark| mark.admitted_seq < seq) {
+            self.change(concert, |mark| {
+                mark.admitted_seq = mark.admitted_seq.max(seq);
+                mark.drop_passed();
+            });
+        }
+    }
+
+    /// The results topic says that a token has ended; if it was waiting, its place counts no more.
+    pub(crate) fn left(&self, concert: ConcertId, seq: i64) {
+        if self.known(concert).is_some_and(|mark| matches!(mark.place_of(seq), Place::Waiting(_))) {
+            self.change(concert, |mark| {
+                if let Err(place) = mark.left.binary_search(&seq) {
+                    mark.left.insert(place, seq);
+                }
+            });
+        }
+    }
+
+    fn change(&self, concert: ConcertId, change: impl FnOnce(&mut QueueMark)) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mark) = marks.get_mut(&concert) {
+            change(Arc::make_mut(mark));
+        }
     }
 
     /// Queues whose marks are known.
@@ -134,9 +184,10 @@ impl Queues {
                 () = self.wanted.notified() => {}
                 () = stop.cancelled() => return,
             }
+            let before = self.configured.load(Ordering::Acquire);
             let error = match tokio::time::timeout(REFRESH_MAX, store::queues::marks(pool, None)).await {
                 Ok(Ok(marks)) => {
-                    self.replace(marks);
+                    self.replace(marks, before);
                     None
                 }
                 Ok(Err(error)) => Some(error.to_string()),
@@ -152,9 +203,21 @@ impl Queues {
         }
     }
 
-    fn replace(&self, marks: Vec<(ConcertId, QueueMark)>) {
-        let marks = marks.into_iter().map(|(concert, mark)| (concert, Arc::new(mark))).collect();
-        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(marks);
+    /// Takes what was read, unless a queue was configured since; another refresh is under way then.
+    fn replace(&self, read: Vec<(ConcertId, QueueMark)>, configured_before: u64) {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        if self.configured.load(Ordering::Acquire) != configured_before {
+            return;
+        }
+        let known = std::mem::take(&mut *marks);
+        *marks = read
+            .into_iter()
+            .map(|(concert, mark)| match known.get(&concert) {
+                Some(known) => (concert, Arc::new(mark.not_behind(known))),
+                None => (concert, Arc::new(mark)),
+            })
+            .collect();
+        drop(marks);
         self.refreshes.send_modify(|count| *count += 1);
     }
 }
@@ -285,6 +348,23 @@ mod tests {
         for (seq, place) in expected {
             assert_eq!(mark.place_of(seq), place, "{seq}");
         }
+    }
+
+    #[test]
+    fn a_refresh_does_not_fall_behind_what_the_results_topic_told() {
+        let queues = Queues::new();
+        queues.replace(vec![(CONCERT, mark(10, &[12]))], 0);
+        queues.admitted(CONCERT, 12);
+        queues.left(CONCERT, 14);
+        queues.left(CONCERT, 9);
+        assert_eq!(queues.known(CONCERT).unwrap().as_ref(), &mark(12, &[14]));
+        queues.replace(vec![(CONCERT, mark(11, &[12]))], 0);
+        assert_eq!(queues.known(CONCERT).unwrap().as_ref(), &mark(12, &[14]));
+        queues.replace(vec![(CONCERT, mark(15, &[17]))], 0);
+        assert_eq!(queues.known(CONCERT).unwrap().as_ref(), &mark(15, &[17]));
+        queues.configured(CONCERT, QueueState::Closed);
+        queues.replace(vec![(CONCERT, mark(16, &[]))], 0);
+        assert_eq!(queues.known(CONCERT).unwrap().state, QueueState::Closed);
     }
 
     const CONCERT: ConcertId = ConcertId(1);

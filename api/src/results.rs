@@ -1,6 +1,7 @@
 //! Reads the results topic, all partitions from now on, on a thread of its own. Each record first corrects what the process remembers,
 //! then wakes who waits for it: a buyer reads what he wrote.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -138,11 +139,17 @@ fn admitted(app: &App, event: &TokenEvent) {
     if let Some(until) = event.expires_at {
         app.tokens.admitted(event.concert_id, event.user_id, event.token_id, until);
     }
+    if let Some(seq) = event.seq {
+        app.queues.admitted(event.concert_id, seq);
+    }
     app.bus.token_changed(event.token_id, TokenChange::Admitted(event.expires_at));
 }
 
 fn ended(app: &App, event: &TokenEvent) {
     app.tokens.ended(event.concert_id, event.user_id, Some(event.token_id));
+    if let Some(seq) = event.seq {
+        app.queues.left(event.concert_id, seq);
+    }
     app.bus.token_changed(event.token_id, TokenChange::Ended);
 }
 
@@ -171,14 +178,20 @@ fn correct(app: &App, result: &RequestResult) {
 
 fn token_issued(app: &App, result: &RequestResult, body: &str) -> serde_json::Result<()> {
     #[derive(Deserialize)]
-    struct Issued {
+    struct Issued<'a> {
+        #[serde(borrow)]
+        queue_token: Cow<'a, str>,
         token_id: TokenId,
         concert_id: ConcertId,
         expires_at: Option<DateTime<Utc>>,
     }
-    let issued: Issued = serde_json::from_str(body)?;
+    let issued: Issued<'_> = serde_json::from_str(body)?;
     if let (Some(until), Some(buyer)) = (issued.expires_at, result.user_id) {
         app.tokens.admitted(issued.concert_id, buyer, issued.token_id, until);
+        // The place stands in the token.
+        if let Ok(claims) = app.queue_tokens.verify(&issued.queue_token) {
+            app.queues.admitted(issued.concert_id, claims.seq);
+        }
     }
     Ok(())
 }

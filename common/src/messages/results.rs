@@ -86,6 +86,9 @@ pub struct TokenEvent {
     /// Until when an admitted token may be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
+    /// Its place in the concert's order of joins, so that whoever counts positions need not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<i64>,
 }
 
 /// A record of the results topic.

@@ -316,6 +316,7 @@ pub(super) async fn complete_tokens(
             concert_id: row.concert_id,
             at: now,
             expires_at: None,
+            seq: None,
         })
         .collect())
 }

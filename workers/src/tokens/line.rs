@@ -363,5 +363,5 @@ fn count(n: usize) -> i64 {
 }
 
 fn event(token: &Token, concert_id: ConcertId, at: DateTime<Utc>, expires_at: Option<DateTime<Utc>>) -> TokenEvent {
-    TokenEvent { token_id: token.token_id, user_id: token.user_id, concert_id, at, expires_at }
+    TokenEvent { token_id: token.token_id, user_id: token.user_id, concert_id, at, expires_at, seq: Some(token.seq) }
 }
