@@ -6,6 +6,7 @@
 
 mod balance;
 mod errors;
+mod faults;
 
 mod pages;
 mod payments;
