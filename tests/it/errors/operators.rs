@@ -1,10 +1,9 @@
 //! Mistakes of operators, and of those who sign up or log in.
 
-use boxoffice_tests::wait::s;
-use boxoffice_tests::{Api, eventually, met, shapes};
+use boxoffice_tests::{Api, shapes};
 use serde_json::{Value, json};
 
-use super::{Case, Inside, NO_ID, check};
+use super::{Case, Inside, NO_ID, check, unless_limited};
 
 #[tokio::test]
 async fn sign_ups_and_log_ins_that_make_no_sense() {
@@ -29,12 +28,7 @@ async fn sign_ups_and_log_ins_that_make_no_sense() {
         (json!({"user_id": id, "user_secret": "y", "z": 1}), 400, "invalid-parameter"),
         (json!({"user_id": body["user_id"], "user_secret": ""}), 401, "access-token-invalid"),
     ] {
-        let call = api.post("/v1/access-tokens", body);
-        let answer = eventually("log-ins are not limited for the moment", s(20), async || {
-            let answer = call.send().await;
-            met(answer.status != 429, answer)
-        });
-        answer.await.problem(status, slug);
+        unless_limited(&api.post("/v1/access-tokens", body)).await.problem(status, slug);
     }
 }
 
