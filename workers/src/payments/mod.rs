@@ -81,7 +81,7 @@ impl Word for Payments {
             .collect();
         store::save(transaction, now, &state.changes()).await?;
         let buyers = buyers_who_paid(&state, batch, &outcomes);
-        let ended = store::complete_tokens(transaction, now, buyers.keys().copied()).await?;
+        let ended = store::end_tokens(transaction, now, buyers.keys().copied()).await?;
         for token in &ended {
             let first = buyers.get(&(token.concert_id, token.user_id)).and_then(|i| outcomes.get_mut(*i));
             if let Some(Outcome::Succeeded { concert_id, .. }) = first {
@@ -140,7 +140,7 @@ fn sort<T: Ord>(ids: &mut Vec<T>) {
     ids.dedup();
 }
 
-/// Who paid for which concert, with the place in the batch of the first such payment: that one completes the queue token.
+/// Who paid for which concert, with the place in the batch of the first such payment: that one ends the queue token.
 fn buyers_who_paid(
     state: &State,
     batch: &[&Logged<PaymentCommand>],

@@ -22,8 +22,8 @@ pub(super) struct Account {
 pub(super) struct Entry {
     pub(super) user_id: UserId,
     /// Dense in the account, from 1.
-    pub(super) entry_no: i64,
-    pub(super) entry_id: EntryId,
+    pub(super) number: i64,
+    pub(super) id: EntryId,
     pub(super) kind: EntryKind,
     /// In minor units; a debit is negative.
     pub(super) amount: i64,
@@ -146,7 +146,7 @@ impl State {
         user_id: UserId,
         kind: EntryKind,
         amount: i64,
-        entry_id: EntryId,
+        id: EntryId,
         reservation_id: Option<ReservationId>,
     ) -> Option<i64> {
         if amount == 0 {
@@ -157,8 +157,8 @@ impl State {
         account.balance = balance_after;
         account.entries += 1;
         *changed = true;
-        let entry_no = account.entries;
-        self.entries.push(Entry { user_id, entry_no, entry_id, kind, amount, balance_after, reservation_id });
+        let number = account.entries;
+        self.entries.push(Entry { user_id, number, id, kind, amount, balance_after, reservation_id });
         Some(balance_after)
     }
 

@@ -138,8 +138,8 @@ async fn insert_entries(
         return Ok(());
     }
     let users: Vec<UserId> = entries.iter().map(|entry| entry.user_id).collect();
-    let numbers: Vec<i64> = entries.iter().map(|entry| entry.entry_no).collect();
-    let ids: Vec<EntryId> = entries.iter().map(|entry| entry.entry_id).collect();
+    let numbers: Vec<i64> = entries.iter().map(|entry| entry.number).collect();
+    let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
     let kinds: Vec<EntryKind> = entries.iter().map(|entry| entry.kind).collect();
     let amounts: Vec<i64> = entries.iter().map(|entry| entry.amount).collect();
     let balances: Vec<i64> = entries.iter().map(|entry| entry.balance_after).collect();
@@ -284,8 +284,9 @@ async fn note_releases(connection: &mut PgConnection, schedules: &[ScheduleId]) 
     Ok(())
 }
 
-/// Completes the live queue tokens of those who paid, and tells which they were.
-pub(super) async fn complete_tokens(
+/// Ends the live queue tokens of those who paid, and tells which they were. An admitted one is COMPLETED. Whoever paid an earlier
+/// hold while waiting again has LEFT the line: positions are counted by the places of those who left.
+pub(super) async fn end_tokens(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
     buyers: impl Iterator<Item = (ConcertId, UserId)>,
@@ -300,7 +301,8 @@ pub(super) async fn complete_tokens(
                FROM UNNEST($1::bigint[], $2::uuid[]) AS n (concert_id, user_id)
                JOIN queue_tokens q ON q.concert_id = n.concert_id AND q.user_id = n.user_id AND q.ended_at IS NULL
                ORDER BY q.concert_id, q.seq FOR UPDATE OF q)
-           UPDATE queue_tokens q SET status = 'COMPLETED', ended_at = $3
+           UPDATE queue_tokens q
+           SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
            FROM locked WHERE q.concert_id = locked.concert_id AND q.seq = locked.seq
            RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId""#,
         &concerts as &[ConcertId],

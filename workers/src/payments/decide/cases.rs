@@ -49,7 +49,7 @@ fn a_charge_adds_to_the_balance_and_tells_it() {
         assert_eq!(body, expected);
         assert_eq!(state.changes().accounts, [(user(1), Account { balance: balance + amount, entries: 6 })]);
         let entry = &state.changes().entries[0];
-        assert_eq!((entry.entry_no, entry.amount, entry.balance_after), (6, amount, balance + amount));
+        assert_eq!((entry.number, entry.amount, entry.balance_after), (6, amount, balance + amount));
     }
 }
 

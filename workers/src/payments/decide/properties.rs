@@ -115,7 +115,7 @@ proptest! {
             account.balance += entry.amount;
             account.entries += 1;
             prop_assert!(account.balance >= 0 && entry.amount != 0);
-            prop_assert_eq!((entry.balance_after, entry.entry_no), (account.balance, account.entries));
+            prop_assert_eq!((entry.balance_after, entry.number), (account.balance, account.entries));
         }
         for n in 1..=USERS {
             prop_assert_eq!(state.account(user(n)), Some(sums.remove(&user(n)).unwrap_or_default()));
