@@ -304,7 +304,8 @@ pub(super) async fn end_tokens(
            UPDATE queue_tokens q
            SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
            FROM locked WHERE q.concert_id = locked.concert_id AND q.seq = locked.seq
-           RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId""#,
+           RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId",
+                     q.seq"#,
         &concerts as &[ConcertId],
         &users as &[UserId],
         now
@@ -319,7 +320,7 @@ pub(super) async fn end_tokens(
             concert_id: row.concert_id,
             at: now,
             expires_at: None,
-            seq: None,
+            seq: Some(row.seq),
         })
         .collect())
 }
