@@ -286,12 +286,20 @@ impl TokenStates {
         }
     }
 
-    /// The results topic says that the token is admitted until then.
-    pub(crate) fn admitted(&self, concert: ConcertId, buyer: UserId, token: TokenId, until: DateTime<Utc>) {
+    /// The results topic says that the token is admitted until then, as of `told_at`.
+    pub(crate) fn admitted(
+        &self,
+        concert: ConcertId,
+        buyer: UserId,
+        token: TokenId,
+        until: DateTime<Utc>,
+        told_at: DateTime<Utc>,
+    ) {
         self.moved(concert, buyer);
         let ended = self.get(concert, buyer, token).is_some_and(|(state, _)| state == TokenState::Ended);
-        // Told twice, after its end: results are delivered at least once.
-        if !ended {
+        // Results are delivered at least once: this one may be told again, long after the token's end.
+        let is_news = (Utc::now() - told_at).to_std().unwrap_or_default() < STATE_FRESH;
+        if !ended && is_news {
             let state = TokenState::Active(until);
             self.states.insert((concert, buyer), Remembered { token, state, read_at: Instant::now() });
         }
@@ -395,12 +403,14 @@ mod tests {
     fn an_end_is_for_ever_and_of_its_own_token_only() {
         let states = TokenStates::new(10);
         let until = Utc::now() + chrono::TimeDelta::seconds(60);
-        states.admitted(CONCERT, buyer(), token(1), until);
+        states.admitted(CONCERT, buyer(), token(1), until, Utc::now());
         states.ended(CONCERT, buyer(), None);
-        states.admitted(CONCERT, buyer(), token(1), until);
+        states.admitted(CONCERT, buyer(), token(1), until, Utc::now());
         assert_eq!(states.get(CONCERT, buyer(), token(1)), Some((TokenState::Ended, true)));
-        states.admitted(CONCERT, buyer(), token(2), until);
+        states.admitted(CONCERT, buyer(), token(2), until, Utc::now());
         states.ended(CONCERT, buyer(), Some(token(1)));
         assert_eq!(states.get(CONCERT, buyer(), token(2)), Some((TokenState::Active(until), true)));
+        states.admitted(CONCERT, buyer(), token(3), until, Utc::now() - chrono::TimeDelta::seconds(60));
+        assert_eq!(states.get(CONCERT, buyer(), token(3)), None);
     }
 }

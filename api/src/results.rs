@@ -137,7 +137,7 @@ fn read(app: &App, value: &[u8]) {
 
 fn admitted(app: &App, event: &TokenEvent) {
     if let Some(until) = event.expires_at {
-        app.tokens.admitted(event.concert_id, event.user_id, event.token_id, until);
+        app.tokens.admitted(event.concert_id, event.user_id, event.token_id, until, event.at);
     }
     if let Some(seq) = event.seq {
         app.queues.admitted(event.concert_id, seq);
@@ -187,7 +187,7 @@ fn token_issued(app: &App, result: &RequestResult, body: &str) -> serde_json::Re
     }
     let issued: Issued<'_> = serde_json::from_str(body)?;
     if let (Some(until), Some(buyer)) = (issued.expires_at, result.user_id) {
-        app.tokens.admitted(issued.concert_id, buyer, issued.token_id, until);
+        app.tokens.admitted(issued.concert_id, buyer, issued.token_id, until, result.finished_at);
         // The place stands in the token.
         if let Ok(claims) = app.queue_tokens.verify(&issued.queue_token) {
             app.queues.admitted(issued.concert_id, claims.seq);
