@@ -147,6 +147,11 @@ impl Call {
         Query::read(self.parts.uri.query(), allowed)
     }
 
+    /// The query as it was sent.
+    pub(crate) fn query_text(&self) -> Option<&str> {
+        self.parts.uri.query()
+    }
+
     /// For a call without query parameters.
     pub(crate) fn no_query(&self) -> Checked<()> {
         if self.parts.uri.query().is_none() { Ok(()) } else { self.query(&[]).map(|_| ()) }

@@ -115,6 +115,11 @@ impl Catalogue {
         }
     }
 
+    /// An operator added a schedule to this concert.
+    pub(crate) fn schedules_changed(&self, concert: ConcertId) {
+        self.starts.invalidate(&concert);
+    }
+
     /// Schedules and concerts that are known.
     pub(crate) fn len(&self) -> u64 {
         self.schedules.entry_count() + self.zones.entry_count()

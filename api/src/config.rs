@@ -38,6 +38,8 @@ pub struct Settings {
     #[command(flatten)]
     pub(crate) bounds: Bounds,
     #[command(flatten)]
+    pub(crate) read_bounds: ReadBounds,
+    #[command(flatten)]
     pub(crate) rates: Rates,
     /// The deployment's one currency.
     #[arg(long, env = "CURRENCY", default_value = "KRW")]
@@ -153,6 +155,17 @@ pub(crate) struct Bounds {
     /// Schedules and concerts whose facts are remembered.
     #[arg(long, env = "API_CATALOGUE_MAX", default_value_t = 10_000)]
     pub(crate) catalogue_max: u64,
+}
+
+/// What may grow because of reads, and how far.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ReadBounds {
+    /// Memory for the seat maps that are looked at, in bytes.
+    #[arg(long, env = "API_SEAT_MAP_BYTES_MAX", default_value_t = 256 * 1024 * 1024)]
+    pub(crate) seat_map_bytes_max: u64,
+    /// Event streams at the same time; further ones are answered 503. Each takes one of the connections.
+    #[arg(long, env = "API_STREAMS_MAX", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) streams_max: u32,
 }
 
 /// Requests a second, and how many may come at once after a quiet time. 0 a second: no limit.

@@ -12,6 +12,8 @@ use common::ids::{ConcertId, RequestId, UserId};
 use common::problems::{Problem, Slug};
 use serde_json::{Value, json};
 
+use crate::fresh::ReadError;
+
 /// When to come again after 503 and 429, unless it is known better, in seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
@@ -42,6 +44,16 @@ pub(crate) struct Refusal {
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error)
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Database(error) => Self::Database(error),
+            // The one that failed has told it in the log.
+            ReadError::JustFailed => Self::unavailable("The database does not answer. Try again in a moment."),
+        }
     }
 }
 

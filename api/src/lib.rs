@@ -5,25 +5,34 @@
 //! Kafka → [`results`] → [`outcomes`] → [`wait`].
 
 mod auth;
+mod availability;
 mod body;
 mod bus;
 mod call;
 mod catalogue;
+mod concerts;
 mod config;
+mod cursor;
+mod docs;
 mod edge;
 mod error;
+mod fresh;
 mod gauges;
 mod kafka_health;
 mod limits;
+mod openapi;
 mod outcomes;
 mod params;
+mod problem_pages;
 mod publish;
 mod queues;
+mod reads;
 mod reservations;
 mod results;
 mod router;
 mod routes;
 mod run;
+mod seat_map;
 mod server;
 mod state;
 mod store;

@@ -2,7 +2,8 @@
 
 use common::ids::UserId;
 
-use crate::error::{Checked, Fault};
+use crate::cursor::Cursor;
+use crate::error::{ApiError, Checked, Fault, sensible};
 
 /// Entries of a page, unless `limit` says otherwise.
 pub(crate) const LIMIT_DEFAULT: i64 = 50;
@@ -46,17 +47,31 @@ impl Query {
         self.get(name).map(parse).transpose().map_err(|wanted| vec![Fault::parameter(name, wanted)])
     }
 
-    /// `limit`: entries of a page.
+    /// `limit`: entries of a page, as written; see [`page_size`] for its range.
     pub(crate) fn limit(&self) -> Checked<i64> {
-        let wanted = "it is an integer from 1 to 200";
+        let digits = |text: &str| text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
         let limit = self.parsed("limit", |text| match text.parse::<i64>() {
-            Ok(limit) if (1..=LIMIT_MAX).contains(&limit) && text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Ok(limit)
-            }
-            _ => Err(wanted),
+            Ok(limit) if digits(text) => Ok(limit),
+            _ => Err("it is an integer from 1 to 200"),
         });
         limit.map(|limit| limit.unwrap_or(LIMIT_DEFAULT))
     }
+
+    /// `cursor`: where the page begins; None: at the beginning.
+    pub(crate) fn cursor<C: Cursor>(&self) -> Checked<Option<C>> {
+        self.parsed("cursor", |text| C::decode(text).ok_or("it is no `next_cursor` of this list"))
+    }
+}
+
+/// Asks that a `limit` is in its range.
+///
+/// # Errors
+/// 422 `invalid-request`
+pub(crate) fn page_size(limit: i64) -> Result<(), ApiError> {
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(());
+    }
+    sensible(&[Fault::parameter("limit", format!("it is 1 to {LIMIT_MAX}"))])
 }
 
 /// A buyer's id as an own parameter or header writes it.
@@ -78,11 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_has_its_range() {
+    fn a_limit_is_an_integer_and_has_its_range() {
         let limit = |text: &str| Query::read(Some(text), &["limit"]).unwrap().limit();
-        assert_eq!((limit(""), limit("limit=1"), limit("limit=200")), (Ok(50), Ok(1), Ok(200)));
-        for bad in ["limit=0", "limit=201", "limit=-1", "limit=x", "limit=", "limit=%2B5", "limit=1.0"] {
+        assert_eq!((limit(""), limit("limit=1"), limit("limit=201")), (Ok(50), Ok(1), Ok(201)));
+        for bad in ["limit=x", "limit=", "limit=-", "limit=%2B5", "limit=1.0", "limit=99999999999999999999"] {
             assert!(limit(bad).is_err(), "{bad}");
         }
+        assert!([1, 50, 200].into_iter().all(|limit| page_size(limit).is_ok()));
+        assert!([0, -1, 201, i64::MAX].into_iter().all(|limit| page_size(limit).is_err()));
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use common::lifecycle::{self, Missing, Readiness};
 use common::telemetry;
 use tokio::net::TcpListener;
@@ -34,7 +33,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let app = Arc::new(App::new(&settings, stop.clone())?);
     let reader = results::start(app.clone(), &settings.kafka)?;
     start_background(&app);
-    let (calls, _document) = router::router(app.clone(), Router::new());
+    let calls = router::router(app.clone());
     // Health is asked for while load is shed, and is not counted among the calls.
     let mut router = calls.merge(lifecycle::health_routes(readiness(app.clone()), metrics));
     if let Some(cors) = cors {

@@ -23,6 +23,7 @@ use crate::kafka_health::KafkaHealth;
 use crate::limits::Limits;
 use crate::outcomes::{OutcomeBounds, Outcomes};
 use crate::queues::{Queues, TokenStates};
+use crate::reads::Reads;
 use crate::reservations::Reservations;
 
 /// What all handlers share.
@@ -59,6 +60,10 @@ pub(crate) struct App {
     pub(crate) reservations: Reservations,
     /// Concerts and schedules.
     pub(crate) catalogue: Catalogue,
+    /// What the reads remember.
+    pub(crate) reads: Arc<Reads>,
+    /// Whether a caller's address is taken from `X-Forwarded-For`.
+    pub(crate) trusts_forwarded_for: bool,
     /// What the results topic tells others.
     pub(crate) bus: Bus,
     /// Cancelled when the process is told to stop.
@@ -79,6 +84,9 @@ impl App {
         let linger = Duration::from_secs_f64(bounds.linger_ms.clamp(0.0, 1_000.0) / 1_000.0);
         let producer = Producer::new(&settings.kafka, "boxoffice-api", patience, linger)?;
         let admin_key = settings.secrets.admin_key.as_ref().filter(|key| !key.expose().is_empty());
+        let (reads, bus) = (Arc::new(Reads::new(&settings.read_bounds, &settings.currency)), Bus::default());
+        let told = reads.clone();
+        bus.on_seats_changed(Box::new(move |schedule| told.seats_changed(schedule)));
         Ok(Self {
             currency: settings.currency.clone(),
             admin_key_hash: admin_key.map(|key| Sha256::digest(key.expose()).into()),
@@ -99,7 +107,9 @@ impl App {
             tokens: TokenStates::new(bounds.token_states_max),
             reservations: Reservations::new(bounds.reservations_max),
             catalogue: Catalogue::new(bounds.catalogue_max),
-            bus: Bus::default(),
+            reads,
+            trusts_forwarded_for: settings.rates.trust_forwarded_for,
+            bus,
             stop,
             database_up: AtomicBool::new(true),
             bounds,

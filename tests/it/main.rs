@@ -6,10 +6,14 @@
 
 mod balance;
 mod errors;
+mod events;
+mod faults;
 
 mod pages;
 mod payments;
+mod queues;
 mod records;
 mod requests;
 mod reservations;
+mod schedules;
 mod tokens;

@@ -14,14 +14,8 @@ use serde_json::Value;
 use crate::dev::Dev;
 use crate::interrupt;
 
-/// The programs of the system, and the packages that they belong to.
-pub(crate) const PROGRAMS: [(&str, &str); 5] = [
-    ("setup", "boxoffice-common"),
-    ("api", "boxoffice-api"),
-    ("token-worker", "boxoffice-workers"),
-    ("reservation-worker", "boxoffice-workers"),
-    ("payment-worker", "boxoffice-workers"),
-];
+/// The programs of the system.
+pub(crate) const PROGRAMS: [&str; 5] = ["setup", "api", "token-worker", "reservation-worker", "payment-worker"];
 
 /// How often a child is looked at while it works.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -47,10 +41,8 @@ pub(crate) fn cargo(dev: &Dev) -> Command {
 /// Builds the system's programs. Cargo shows its own progress.
 pub(crate) fn build_programs(dev: &Dev, profile: Profile) -> Result<Programs> {
     let mut command = cargo(dev);
-    command.args(["build", "--message-format=json-render-diagnostics"]);
-    for (program, package) in PROGRAMS {
-        command.args(["--package", package, "--bin", program]);
-    }
+    // All of the workspace: a selection of packages has other features in common, and would compile what they lean on anew.
+    command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
     if profile == Profile::Release {
         command.arg("--release");
     }
@@ -64,7 +56,7 @@ pub(crate) fn build_programs(dev: &Dev, profile: Profile) -> Result<Programs> {
     if !status.success() {
         bail!("the build failed");
     }
-    if let Some((missing, _)) = PROGRAMS.iter().find(|(name, _)| !built.contains_key(*name)) {
+    if let Some(missing) = PROGRAMS.iter().find(|name| !built.contains_key(**name)) {
         bail!("cargo did not say where it put {missing}");
     }
     Ok(built)

@@ -1,11 +1,17 @@
 //! The calls, one file a word. A handler parses, guards and publishes (or reads); no rule of the business stands here.
 
 pub(crate) mod balance;
+pub(crate) mod concerts;
+pub(crate) mod events;
+pub(crate) mod operators;
 pub(crate) mod payments;
 pub(crate) mod queues;
+pub(crate) mod reads;
 pub(crate) mod requests;
 pub(crate) mod reservations;
+pub(crate) mod schedules;
 pub(crate) mod tokens;
+pub(crate) mod users;
 
 use utoipa::{IntoParams, ToSchema};
 
@@ -32,6 +38,18 @@ pub(crate) struct WaitHeader {
     /// `wait=N`, 1 to 30 seconds: wait for the end.
     #[param(rename = "Prefer", example = "wait=10")]
     prefer: Option<String>,
+}
+
+/// Parameters of every list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "it describes parameters for the OpenAPI document; the handlers read them themselves")]
+pub(crate) struct PageParams {
+    /// Where the page begins: the `next_cursor` of the page before; left out: at the beginning.
+    cursor: Option<String>,
+    /// Entries of the page.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<i64>,
 }
 
 /// The answer 202: the broker has the request, nobody has answered it yet.

@@ -1,9 +1,15 @@
 //! The api's SQL. It reads; it writes only what the operator's catalogue and sign-up need.
 
 pub(crate) mod catalogue;
+pub(crate) mod concerts;
+pub(crate) mod operators;
+pub(crate) mod purchases;
 pub(crate) mod queues;
 pub(crate) mod requests;
 pub(crate) mod reservations;
+pub(crate) mod seats;
+pub(crate) mod tokens;
+pub(crate) mod users;
 
 use common::ids::UserId;
 use sqlx::PgPool;

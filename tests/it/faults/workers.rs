@@ -1,0 +1,172 @@
+//! Workers that are killed with -9, at the worst moment and in the middle of a crowd.
+
+use std::time::Duration;
+
+use boxoffice_tests::log::{self, GROUPS, PAYMENTS, RESULTS, Reader};
+use boxoffice_tests::processes::Processes;
+use boxoffice_tests::wait::s;
+use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, audit, database, eventually, met, shapes};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use super::{Trouble, WORKERS, crowd, each_has_one_seat, metric, purchase, workers_are_ready};
+
+/// A worker dies after the transaction and before its offsets are committed: what it did is read again, and done once.
+#[tokio::test]
+async fn killed_between_database_and_offset_commit_repeats_without_effect() {
+    let processes = Processes::begin().await;
+    let (api, pool) = (Api::new(), database::pool().await);
+    log::caught_up(s(30)).await;
+    let mut results = Reader::at_the_end_of(&[RESULTS]);
+    let before: Vec<_> = GROUPS.iter().map(|(topic, _)| log::ends_of(topic)).collect();
+
+    // The workers of the system make room for ones that commit no offsets in the time of this test.
+    let dying: Vec<_> = WORKERS
+        .map(|(name, _)| processes.another(name, &[("OFFSET_COMMIT_INTERVAL_MS", "3600000")]))
+        .into_iter()
+        .collect();
+    for (name, _) in WORKERS {
+        processes.end(name, "TERM").await;
+    }
+    let dying: Vec<_> = dying.into_iter().map(boxoffice_tests::processes::Another::start).collect();
+    workers_are_ready(&api).await;
+
+    let show = Show::new(&api).await;
+    let (two_steps, one_step, doctored) = (show.buyer(3 * PRICE).await, show.buyer(PRICE).await, api.sign_up().await);
+    let [one, two, three] = show.pick().await;
+    let held = two_steps.hold(&show, &[one], Way::Wait).await.ok(201);
+    let payment = two_steps.pay(&show, &held, Way::Wait).await.ok(201);
+    let refunded = two_steps.refund(&payment, Way::Wait).await.ok(201);
+    two_steps.enter(show.concert_id).await;
+    let cancelled = two_steps.hold(&show, &[two], Way::Wait).await.ok(201);
+    two_steps.cancel(&cancelled, Way::Wait).await.ok(200);
+    let bought = one_step.buy(&show, &[three], Way::Wait).await.ok(201);
+    let charge = doctored.charge(70, Way::Wait).await.ok(201);
+    let told = outcomes(&results.rest().await);
+    assert!(told.len() >= 12, "{told:?}");
+
+    dying.into_iter().for_each(boxoffice_tests::processes::Running::kill);
+    // In the database, and not committed: the kill fell between the two.
+    for ((topic, group), before) in GROUPS.iter().zip(before) {
+        let (committed, ends) = (log::committed(topic, group), log::ends_of(topic));
+        let applied = database::applied(&pool).await;
+        for (partition, end) in ends.iter().filter(|(partition, end)| before[*partition] < **end) {
+            assert_eq!(applied[partition], *end, "{partition:?} is applied");
+            assert!(committed.get(partition).copied().unwrap_or(0) < *end, "{partition:?} is committed");
+        }
+    }
+    // The protection is the outcome that was written with the effect. Of one charge it is taken out, to see that the records
+    // really come again, and what would then happen to all of them.
+    forget_outcome(&pool, &charge).await;
+    let mut again = Reader::at_the_end_of(&[RESULTS]);
+    processes.up(1).await;
+    log::caught_up(s(60)).await;
+
+    assert_eq!(doctored.balance().await, 140, "without the protection a repeat has its effect again");
+    mend(&pool, &doctored).await;
+    let repeated = outcomes(&again.rest().await);
+    for (request_id, outcome) in &told {
+        if charge["entry_id"] != request_id.as_str() {
+            let repeat = repeated.iter().find(|(id, _)| id == request_id);
+            assert_eq!(repeat.map(|(_, outcome)| outcome), Some(outcome), "told again as it was told");
+        }
+    }
+    let mut repeats = 0.0;
+    for (_, variable) in WORKERS {
+        repeats += metric(&api, variable, "boxoffice_repeats_total").await;
+    }
+    assert!(repeats >= 11.0, "records that were read again: {repeats}");
+    assert_eq!((two_steps.balance().await, two_steps.entries().await.len()), (3 * PRICE, 3));
+    assert_eq!((one_step.balance().await, one_step.entries().await.len()), (0, 2));
+    for (buyer, reservation, status) in [
+        (&two_steps, &refunded["reservation"], "REFUNDED"),
+        (&two_steps, &cancelled, "CANCELLED"),
+        (&one_step, &bought["reservation"], "PAID"),
+    ] {
+        assert_eq!(buyer.reservation(reservation).await["status"], status);
+    }
+    assert_eq!(
+        two_steps.call("GET", "/v1/reservations").send().await.is(200)["reservations"].as_array().unwrap().len(),
+        2
+    );
+    audit::audit_at_rest(&pool).await;
+}
+
+/// Request id and outcome of each result, each once.
+fn outcomes(records: &[log::Record]) -> Vec<(String, Value)> {
+    let mut outcomes: Vec<(String, Value)> = Vec::new();
+    for value in records.iter().map(log::Record::json).filter(|value| value["request_id"].is_string()) {
+        let id = shapes::text(&value["request_id"]).to_owned();
+        if !outcomes.iter().any(|(known, _)| *known == id) {
+            outcomes.push((id, json!([value["status"], value["http_status"], value["result"], value["problem"]])));
+        }
+    }
+    outcomes
+}
+
+async fn forget_outcome(pool: &PgPool, charge: &Value) {
+    let id: uuid::Uuid = shapes::uuid(&charge["entry_id"]).parse().unwrap();
+    let deleted = sqlx::query("DELETE FROM requests WHERE request_id = $1").bind(id).execute(pool).await;
+    assert_eq!(deleted.expect("Postgres answers").rows_affected(), 1);
+}
+
+/// Puts right what the missing outcome has brought about.
+async fn mend(pool: &PgPool, buyer: &Buyer) {
+    let user: uuid::Uuid = buyer.user_id.parse().unwrap();
+    for sql in [
+        "DELETE FROM ledger_entries WHERE user_id = $1 AND entry_no = 2",
+        "UPDATE accounts SET balance = 70, entries = 1 WHERE user_id = $1",
+    ] {
+        let done = sqlx::query(sql).bind(user).execute(pool).await.expect("Postgres answers");
+        assert_eq!(done.rows_affected(), 1, "{sql}");
+    }
+}
+
+/// Three of each worker; one of each is killed in the middle of a thousand purchases and started again.
+#[tokio::test]
+async fn b_13_one_of_three_workers_killed_during_a_thousand_purchases() {
+    const BUYERS: usize = 1_000;
+    const KILL_AFTER: usize = 150;
+    let processes = Processes::begin().await;
+    let (api, pool) = (Api::new().tolerant(), database::pool().await);
+    processes.up(3).await;
+    let (show, buyers) = crowd(&api, BUYERS).await;
+    let payments_before: i64 = log::ends_of(PAYMENTS).values().sum();
+    let trouble = Trouble::default();
+    let done = std::cell::Cell::new(0);
+    let purchases = stream::iter(buyers.iter().enumerate())
+        .map(async |(i, buyer)| {
+            let payment = purchase(buyer, &show, i % 2 == 0, &trouble).await;
+            done.set(done.get() + 1);
+            payment
+        })
+        .buffer_unordered(128)
+        .collect::<Vec<Value>>();
+    let kills = async {
+        eventually("the purchases run", s(60), async || met(done.get() >= KILL_AFTER, done.get())).await;
+        for (name, _) in WORKERS {
+            processes.end(&format!("{name}-2"), "KILL").await;
+        }
+        let at_kill = done.get();
+        processes.up(3).await;
+        at_kill
+    };
+    let (payments, at_kill) = tokio::join!(purchases, kills);
+    assert!(at_kill < BUYERS * 9 / 10, "the kill fell into the purchases: {at_kill} were done");
+    assert_eq!(payments.len(), BUYERS);
+    let mut seats: Vec<i64> = payments.iter().flat_map(|payment| shapes::seat_ids(&payment["reservation"])).collect();
+    seats.sort_unstable();
+    seats.dedup();
+    assert_eq!(seats.len(), BUYERS, "no seat twice");
+    log::caught_up(s(60)).await;
+    each_has_one_seat(&pool, &show, &buyers).await;
+    audit::audit_at_rest(&pool).await;
+    let written = log::ends_of(PAYMENTS).values().sum::<i64>() - payments_before;
+    assert!(written >= 1_000, "{written} records");
+    // Back to one of each: the others leave in good order, nothing stalls.
+    processes.up(1).await;
+    let begun = std::time::Instant::now();
+    super::the_log_moves(&api).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "nobody waits for a worker that left: {:?}", begun.elapsed());
+}
