@@ -99,9 +99,9 @@ impl App {
             in_flight: Semaphore::new(bounds.in_flight_max as usize),
             limits: Limits::new(&settings.rates),
             outcomes: Arc::new(Outcomes::new(OutcomeBounds {
-                outcomes_max: bounds.outcomes_max,
-                bytes_max: bounds.outcome_bytes_max,
-                pending_max: bounds.pending_max,
+                outcomes: bounds.outcomes_max,
+                bytes: bounds.outcome_bytes_max,
+                pending: bounds.pending_max,
             })),
             queues: Queues::new(),
             tokens: TokenStates::new(bounds.token_states_max),

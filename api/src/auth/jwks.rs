@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often the keys are fetched anyway.
-const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH: Duration = Duration::from_mins(5);
 /// The least time between two fetches, whoever asks for a key that is not there.
 const REFRESH_MIN: Duration = Duration::from_secs(30);
 /// Between tries while there are no keys at all.
@@ -130,15 +130,12 @@ impl Jwks {
         validation.set_issuer(&[&self.issuer]);
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
-        match &self.audience {
-            Some(audience) => {
-                validation.set_audience(&[audience]);
-                validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
-            }
-            None => {
-                validation.validate_aud = false;
-                validation.set_required_spec_claims(&["exp", "iss", "sub"]);
-            }
+        if let Some(audience) = &self.audience {
+            validation.set_audience(&[audience]);
+            validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
+        } else {
+            validation.validate_aud = false;
+            validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         }
         Some((kid, ProviderKey { key, validation }))
     }
@@ -158,7 +155,7 @@ struct RawSet {
     keys: Vec<serde_json::Value>,
 }
 
-/// The one algorithm that a key signs with: RS256, ES256 or EdDSA; None for keys of other kinds or uses.
+/// The one algorithm that a key signs with: `RS256`, `ES256` or `EdDSA`; None for keys of other kinds or uses.
 fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
         return None;
