@@ -109,14 +109,11 @@ impl Queues {
         }
     }
 
-    /// The marks of a queue; one that is not known (its concert was just made) is read at once. None: no such concert.
+    /// Reads the marks of a queue that is not known: its concert was just made. None: there is no such concert.
     ///
     /// # Errors
     /// What the database says.
-    pub(crate) async fn mark(&self, pool: &PgPool, concert: ConcertId) -> Result<Option<Arc<QueueMark>>, sqlx::Error> {
-        if let Some(mark) = self.known(concert) {
-            return Ok(Some(mark));
-        }
+    pub(crate) async fn read(&self, pool: &PgPool, concert: ConcertId) -> Result<Option<Arc<QueueMark>>, sqlx::Error> {
         let Some((_, mark)) = store::queues::marks(pool, Some(concert)).await?.pop() else { return Ok(None) };
         let mark = Arc::new(mark);
         self.marks.write().unwrap_or_else(PoisonError::into_inner).insert(concert, mark.clone());

@@ -16,6 +16,7 @@ use common::messages::tokens::QueueState;
 use common::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde::Deserialize;
 
@@ -99,7 +100,8 @@ impl Reader {
     /// logical end is resolved later, and what is written in between would be missed.
     fn assign(&mut self) -> Result<(), KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(topics::RESULTS), PROBE_MAX)?;
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(|p| p.id()));
+        let partitions =
+            metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(MetadataPartition::id));
         let new: Vec<i32> = partitions.filter(|partition| !self.assigned.contains(partition)).collect();
         if new.is_empty() {
             return if self.assigned.is_empty() { Err(KafkaError::NoMessageReceived) } else { Ok(()) };
