@@ -10,9 +10,9 @@ use common::catalogue::Schedule;
 use common::ids::{ConcertId, ScheduleId};
 use common::problems::{Problem, Slug};
 use moka::sync::Cache;
-use sqlx::PgPool;
 
 use crate::error::ApiError;
+use crate::state::App;
 use crate::store;
 
 /// How long the list of a concert's schedules is taken as it is: new ones may come.
@@ -38,11 +38,11 @@ impl Catalogue {
     ///
     /// # Errors
     /// 404 `schedule-not-found`; 503
-    pub(crate) async fn schedule(&self, pool: &PgPool, id: ScheduleId) -> Result<Arc<Schedule>, ApiError> {
+    pub(crate) async fn schedule(&self, app: &App, id: ScheduleId) -> Result<Arc<Schedule>, ApiError> {
         if let Some(schedule) = self.schedules.get(&id) {
             return Ok(schedule);
         }
-        let Some(schedule) = store::catalogue::schedule(pool, id).await? else {
+        let Some(schedule) = store::catalogue::schedule(app.database()?, id).await? else {
             let detail = format!("There is no schedule {id}; GET /v1/concerts/{{id}}/schedules lists them.");
             return Err(ApiError::new(Slug::ScheduleNotFound, detail));
         };
@@ -55,11 +55,11 @@ impl Catalogue {
     ///
     /// # Errors
     /// 404 `concert-not-found`; 503
-    pub(crate) async fn zone(&self, pool: &PgPool, concert: ConcertId) -> Result<Tz, ApiError> {
+    pub(crate) async fn zone(&self, app: &App, concert: ConcertId) -> Result<Tz, ApiError> {
         if let Some(zone) = self.zones.get(&concert) {
             return Ok(zone);
         }
-        let Some(name) = store::catalogue::time_zone(pool, concert).await? else {
+        let Some(name) = store::catalogue::time_zone(app.database()?, concert).await? else {
             return Err(ApiError::concert_not_found(concert));
         };
         let zone = name.parse().unwrap_or_else(|_| {
@@ -74,15 +74,10 @@ impl Catalogue {
     ///
     /// # Errors
     /// 404 `concert-not-found`, `schedule-not-found`; 422 `ambiguous-date`; 503
-    pub(crate) async fn on_date(
-        &self,
-        pool: &PgPool,
-        concert: ConcertId,
-        date: NaiveDate,
-    ) -> Result<ScheduleId, ApiError> {
-        let zone = self.zone(pool, concert).await?;
+    pub(crate) async fn on_date(&self, app: &App, concert: ConcertId, date: NaiveDate) -> Result<ScheduleId, ApiError> {
+        let zone = self.zone(app, concert).await?;
         let now = Utc::now();
-        let starts = self.starts(pool, concert).await?;
+        let starts = self.starts(app, concert).await?;
         match on_date(&starts, zone, date, now).as_slice() {
             [] => {
                 let detail = format!("Concert {concert} has no schedule on {date}.");
@@ -98,20 +93,23 @@ impl Catalogue {
         }
     }
 
-    async fn starts(&self, pool: &PgPool, concert: ConcertId) -> Result<Starts, ApiError> {
+    async fn starts(&self, app: &App, concert: ConcertId) -> Result<Starts, ApiError> {
         let known = self.starts.get(&concert);
         if let Some((read_at, starts)) = &known
             && read_at.elapsed() < STARTS_FRESH
         {
             return Ok(starts.clone());
         }
-        match store::catalogue::starts(pool, concert).await {
+        let read: Result<Starts, ApiError> = match app.database() {
+            Ok(pool) => store::catalogue::starts(pool, concert).await.map(Into::into).map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        match read {
             Ok(starts) => {
-                let starts: Starts = starts.into();
                 self.starts.insert(concert, (Instant::now(), starts.clone()));
                 Ok(starts)
             }
-            Err(error) => known.map(|(_, starts)| starts).ok_or(error.into()),
+            Err(error) => known.map(|(_, starts)| starts).ok_or(error),
         }
     }
 

@@ -248,9 +248,17 @@ impl From<Vec<Fault>> for ApiError {
     }
 }
 
-/// 422 `invalid-request` for what is of the right form and makes no sense; nothing if there are no faults.
+/// 422 `invalid-request` for what is of the right form and makes no sense.
+pub(crate) fn invalid_request(faults: &[Fault]) -> ApiError {
+    problem_of(Slug::InvalidRequest, faults).into()
+}
+
+/// Asks that nothing makes no sense.
+///
+/// # Errors
+/// 422 `invalid-request`
 pub(crate) fn sensible(faults: &[Fault]) -> Result<(), ApiError> {
-    if faults.is_empty() { Ok(()) } else { Err(problem_of(Slug::InvalidRequest, faults).into()) }
+    if faults.is_empty() { Ok(()) } else { Err(invalid_request(faults)) }
 }
 
 fn problem_of(slug: Slug, faults: &[Fault]) -> Problem {

@@ -51,12 +51,12 @@ pub(crate) enum Watch {
 /// Bounds of what is remembered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutcomeBounds {
-    /// Outcomes.
-    pub(crate) outcomes_max: usize,
+    /// Outcomes, at most.
+    pub(crate) outcomes: usize,
     /// Their memory, in bytes.
-    pub(crate) bytes_max: usize,
-    /// Pending requests.
-    pub(crate) pending_max: usize,
+    pub(crate) bytes: usize,
+    /// Pending requests, at most.
+    pub(crate) pending: usize,
 }
 
 /// Outcomes and waiters.
@@ -73,16 +73,18 @@ struct Shard {
     finished: Fifo<RequestId, Arc<RequestResult>>,
     finished_bytes: usize,
     pending: Fifo<RequestId, Pending>,
-    waiters: HashMap<RequestId, Vec<(u64, oneshot::Sender<Arc<RequestResult>>)>>,
+    waiters: HashMap<RequestId, Vec<NumberedWaiter>>,
 }
+
+type NumberedWaiter = (u64, oneshot::Sender<Arc<RequestResult>>);
 
 impl Outcomes {
     /// Nothing known yet.
     pub(crate) fn new(bounds: OutcomeBounds) -> Self {
         let per_shard = OutcomeBounds {
-            outcomes_max: bounds.outcomes_max.div_ceil(SHARDS),
-            bytes_max: bounds.bytes_max.div_ceil(SHARDS),
-            pending_max: bounds.pending_max.div_ceil(SHARDS),
+            outcomes: bounds.outcomes.div_ceil(SHARDS),
+            bytes: bounds.bytes.div_ceil(SHARDS),
+            pending: bounds.pending.div_ceil(SHARDS),
         };
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -120,7 +122,7 @@ impl Outcomes {
         // The outcome may have come before this caller's thread did.
         if shard.finished.get(&request).is_none() {
             shard.pending.insert(request, pending);
-            while shard.pending.len() > self.bounds.pending_max {
+            while shard.pending.len() > self.bounds.pending {
                 shard.pending.pop_oldest();
             }
         }
@@ -136,7 +138,7 @@ impl Outcomes {
         if shard.finished.get(&request).is_none() {
             shard.finished.insert(request, result.clone());
             shard.finished_bytes += bytes;
-            while shard.finished.len() > self.bounds.outcomes_max || shard.finished_bytes > self.bounds.bytes_max {
+            while shard.finished.len() > self.bounds.outcomes || shard.finished_bytes > self.bounds.bytes {
                 let Some(oldest) = shard.finished.pop_oldest() else { break };
                 shard.finished_bytes -= weight(&oldest);
             }
@@ -262,8 +264,8 @@ mod tests {
 
     use super::*;
 
-    fn outcomes(outcomes_max: usize) -> Arc<Outcomes> {
-        Arc::new(Outcomes::new(OutcomeBounds { outcomes_max, bytes_max: 1 << 20, pending_max: 32 }))
+    fn outcomes(outcomes: usize) -> Arc<Outcomes> {
+        Arc::new(Outcomes::new(OutcomeBounds { outcomes, bytes: 1 << 20, pending: 32 }))
     }
 
     fn id(n: u128) -> RequestId {

@@ -120,10 +120,8 @@ async fn known_answer(app: &App, ticket: &Ticket) -> Result<Option<Response>, Ap
         }
         None => {}
     }
-    if !app.database_up() {
-        return Ok(None);
-    }
-    match tokio::time::timeout(LOOK_MAX, store::requests::outcome(&app.pool, ticket.request_id)).await {
+    let Ok(pool) = app.database() else { return Ok(None) };
+    match tokio::time::timeout(LOOK_MAX, store::requests::outcome(pool, ticket.request_id)).await {
         Ok(Ok(Some(result))) => outcome(&result, ticket).map(Some),
         Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
     }
@@ -242,14 +240,12 @@ async fn append<M: Message>(app: &App, ticket: &Ticket, message: &M, trace: &str
 /// The caller's trace context, or a new one that is named after the request.
 fn traceparent(headers: &HeaderMap, request: RequestId) -> String {
     let sent = headers.get(headers::TRACEPARENT).and_then(|value| value.to_str().ok());
-    match sent.filter(|value| is_traceparent(value)) {
-        Some(value) => value.to_owned(),
-        None => {
-            let (first, second) = request.0.as_u64_pair();
-            // The span's id must not be 0; the variant bits of the second half never are.
-            format!("00-{first:016x}{second:016x}-{second:016x}-01")
-        }
+    if let Some(value) = sent.filter(|value| is_traceparent(value)) {
+        return value.to_owned();
     }
+    let (first, second) = request.0.as_u64_pair();
+    // The span's id must not be 0; the variant bits of the second half never are.
+    format!("00-{first:016x}{second:016x}-{second:016x}-01")
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, neither id all zeros.
@@ -263,35 +259,40 @@ fn is_traceparent(value: &str) -> bool {
     version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2) && !zero(trace) && !zero(span)
 }
 
-/// The answer to who asks for a request's outcome by its id, with `Prefer: wait`: the outcome, if it comes in time.
+/// The outcome of a request, for who asks by its id and waits for it if it `may_be_pending`.
 ///
 /// # Errors
-/// What the database says.
+/// 503 if nothing is known of it here and the database does not answer.
 pub(crate) async fn look_up(
     app: &App,
     request: RequestId,
     wait: Option<Wait>,
     may_be_pending: bool,
-) -> Result<Option<Arc<RequestResult>>, sqlx::Error> {
-    let watch = app.outcomes.watch(request);
-    let waiter = match watch {
+) -> Result<Option<Arc<RequestResult>>, ApiError> {
+    let waiter = match app.outcomes.watch(request) {
         Watch::Finished(result) => return Ok(Some(result)),
         Watch::Waiting(waiter) => waiter,
     };
-    let in_table = match app.outcomes.known(request) {
-        // Accepted here a moment ago, and the results reader would have told the outcome.
-        Some(Known::Pending(pending)) if app.kafka.is_up() && is_recent(&pending) => None,
-        _ => match store::requests::outcome(&app.pool, request).await {
-            Ok(result) => result,
-            Err(error) if !may_be_pending => return Err(error),
-            Err(_) => None,
-        },
+    let pending = match app.outcomes.known(request) {
+        Some(Known::Pending(pending)) => Some(pending),
+        Some(Known::Finished(_)) | None => None,
     };
-    match (in_table, wait) {
-        (Some(result), _) => Ok(Some(Arc::new(result))),
-        (None, Some(wait)) if may_be_pending => Ok(wait::for_outcome(app, waiter, request, wait).await),
-        (None, _) => Ok(None),
+    // The results reader would have told the outcome of a request that was accepted here a moment ago.
+    if !(app.kafka.is_up() && pending.as_ref().is_some_and(is_recent)) {
+        match row(app, request).await {
+            Ok(Some(result)) => return Ok(Some(Arc::new(result))),
+            Err(error) if pending.is_none() => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
     }
+    match wait.filter(|_| may_be_pending) {
+        Some(wait) => Ok(wait::for_outcome(app, waiter, request, wait).await),
+        None => Ok(None),
+    }
+}
+
+async fn row(app: &App, request: RequestId) -> Result<Option<RequestResult>, ApiError> {
+    Ok(store::requests::outcome(app.database()?, request).await?)
 }
 
 /// So recent that a missing outcome is no reason to ask the database.

@@ -109,14 +109,11 @@ impl Queues {
         }
     }
 
-    /// The marks of a queue; one that is not known (its concert was just made) is read at once. None: no such concert.
+    /// Reads the marks of a queue that is not known: its concert was just made. None: there is no such concert.
     ///
     /// # Errors
     /// What the database says.
-    pub(crate) async fn mark(&self, pool: &PgPool, concert: ConcertId) -> Result<Option<Arc<QueueMark>>, sqlx::Error> {
-        if let Some(mark) = self.known(concert) {
-            return Ok(Some(mark));
-        }
+    pub(crate) async fn read(&self, pool: &PgPool, concert: ConcertId) -> Result<Option<Arc<QueueMark>>, sqlx::Error> {
         let Some((_, mark)) = store::queues::marks(pool, Some(concert)).await?.pop() else { return Ok(None) };
         let mark = Arc::new(mark);
         self.marks.write().unwrap_or_else(PoisonError::into_inner).insert(concert, mark.clone());
@@ -286,12 +283,20 @@ impl TokenStates {
         }
     }
 
-    /// The results topic says that the token is admitted until then.
-    pub(crate) fn admitted(&self, concert: ConcertId, buyer: UserId, token: TokenId, until: DateTime<Utc>) {
+    /// The results topic says that the token is admitted until then, as of `told_at`.
+    pub(crate) fn admitted(
+        &self,
+        concert: ConcertId,
+        buyer: UserId,
+        token: TokenId,
+        until: DateTime<Utc>,
+        told_at: DateTime<Utc>,
+    ) {
         self.moved(concert, buyer);
         let ended = self.get(concert, buyer, token).is_some_and(|(state, _)| state == TokenState::Ended);
-        // Told twice, after its end: results are delivered at least once.
-        if !ended {
+        // Results are delivered at least once: this one may be told again, long after the token's end.
+        let is_news = (Utc::now() - told_at).to_std().unwrap_or_default() < STATE_FRESH;
+        if !ended && is_news {
             let state = TokenState::Active(until);
             self.states.insert((concert, buyer), Remembered { token, state, read_at: Instant::now() });
         }
@@ -395,12 +400,14 @@ mod tests {
     fn an_end_is_for_ever_and_of_its_own_token_only() {
         let states = TokenStates::new(10);
         let until = Utc::now() + chrono::TimeDelta::seconds(60);
-        states.admitted(CONCERT, buyer(), token(1), until);
+        states.admitted(CONCERT, buyer(), token(1), until, Utc::now());
         states.ended(CONCERT, buyer(), None);
-        states.admitted(CONCERT, buyer(), token(1), until);
+        states.admitted(CONCERT, buyer(), token(1), until, Utc::now());
         assert_eq!(states.get(CONCERT, buyer(), token(1)), Some((TokenState::Ended, true)));
-        states.admitted(CONCERT, buyer(), token(2), until);
+        states.admitted(CONCERT, buyer(), token(2), until, Utc::now());
         states.ended(CONCERT, buyer(), Some(token(1)));
         assert_eq!(states.get(CONCERT, buyer(), token(2)), Some((TokenState::Active(until), true)));
+        states.admitted(CONCERT, buyer(), token(3), until, Utc::now() - chrono::TimeDelta::seconds(60));
+        assert_eq!(states.get(CONCERT, buyer(), token(3)), None);
     }
 }

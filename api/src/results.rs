@@ -16,6 +16,7 @@ use common::messages::tokens::QueueState;
 use common::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde::Deserialize;
 
@@ -99,7 +100,8 @@ impl Reader {
     /// logical end is resolved later, and what is written in between would be missed.
     fn assign(&mut self) -> Result<(), KafkaError> {
         let metadata = self.consumer.fetch_metadata(Some(topics::RESULTS), PROBE_MAX)?;
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(|p| p.id()));
+        let partitions =
+            metadata.topics().iter().flat_map(|topic| topic.partitions().iter().map(MetadataPartition::id));
         let new: Vec<i32> = partitions.filter(|partition| !self.assigned.contains(partition)).collect();
         if new.is_empty() {
             return if self.assigned.is_empty() { Err(KafkaError::NoMessageReceived) } else { Ok(()) };
@@ -137,7 +139,7 @@ fn read(app: &App, value: &[u8]) {
 
 fn admitted(app: &App, event: &TokenEvent) {
     if let Some(until) = event.expires_at {
-        app.tokens.admitted(event.concert_id, event.user_id, event.token_id, until);
+        app.tokens.admitted(event.concert_id, event.user_id, event.token_id, until, event.at);
     }
     if let Some(seq) = event.seq {
         app.queues.admitted(event.concert_id, seq);
@@ -187,7 +189,7 @@ fn token_issued(app: &App, result: &RequestResult, body: &str) -> serde_json::Re
     }
     let issued: Issued<'_> = serde_json::from_str(body)?;
     if let (Some(until), Some(buyer)) = (issued.expires_at, result.user_id) {
-        app.tokens.admitted(issued.concert_id, buyer, issued.token_id, until);
+        app.tokens.admitted(issued.concert_id, buyer, issued.token_id, until, result.finished_at);
         // The place stands in the token.
         if let Ok(claims) = app.queue_tokens.verify(&issued.queue_token) {
             app.queues.admitted(issued.concert_id, claims.seq);

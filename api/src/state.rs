@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::database;
+use common::ids::ConcertId;
 use common::kafka::producer::{Patience, Producer};
 use common::keys::{AccessTokens, QueueTokens};
 use common::request_id::RequestIds;
@@ -19,10 +20,11 @@ use crate::auth::jwks::Jwks;
 use crate::bus::Bus;
 use crate::catalogue::Catalogue;
 use crate::config::{Bounds, IdentityMode, Settings};
+use crate::error::ApiError;
 use crate::kafka_health::KafkaHealth;
 use crate::limits::Limits;
 use crate::outcomes::{OutcomeBounds, Outcomes};
-use crate::queues::{Queues, TokenStates};
+use crate::queues::{QueueMark, Queues, TokenStates};
 use crate::reads::Reads;
 use crate::reservations::Reservations;
 
@@ -99,9 +101,9 @@ impl App {
             in_flight: Semaphore::new(bounds.in_flight_max as usize),
             limits: Limits::new(&settings.rates),
             outcomes: Arc::new(Outcomes::new(OutcomeBounds {
-                outcomes_max: bounds.outcomes_max,
-                bytes_max: bounds.outcome_bytes_max,
-                pending_max: bounds.pending_max,
+                outcomes: bounds.outcomes_max,
+                bytes: bounds.outcome_bytes_max,
+                pending: bounds.pending_max,
             })),
             queues: Queues::new(),
             tokens: TokenStates::new(bounds.token_states_max),
@@ -114,6 +116,28 @@ impl App {
             database_up: AtomicBool::new(true),
             bounds,
         })
+    }
+
+    /// The database.
+    ///
+    /// # Errors
+    /// 503 at once, while it is known to be down: the pool would try again and again until its time is over.
+    pub(crate) fn database(&self) -> Result<&PgPool, ApiError> {
+        if self.database_up() {
+            return Ok(&self.pool);
+        }
+        Err(ApiError::unavailable("The database does not answer. Try again in a moment."))
+    }
+
+    /// The marks of a queue; None: there is no such concert.
+    ///
+    /// # Errors
+    /// 503 if they are not known and the database does not answer.
+    pub(crate) async fn queue(&self, concert: ConcertId) -> Result<Option<Arc<QueueMark>>, ApiError> {
+        match self.queues.known(concert) {
+            Some(mark) => Ok(Some(mark)),
+            None => Ok(self.queues.read(self.database()?, concert).await?),
+        }
     }
 
     /// Whether the database answered when it was asked last, a moment ago.

@@ -62,7 +62,8 @@ pub(crate) async fn for_outcome(
         },
         () = app.stop.cancelled() => {}
     }
-    match tokio::time::timeout(LAST_LOOK_MAX, store::requests::outcome(&app.pool, request)).await {
+    let Ok(pool) = app.database() else { return None };
+    match tokio::time::timeout(LAST_LOOK_MAX, store::requests::outcome(pool, request)).await {
         Ok(Ok(result)) => result.map(Arc::new),
         Ok(Err(_)) | Err(_) => None,
     }

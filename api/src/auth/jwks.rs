@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often the keys are fetched anyway.
-const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH: Duration = Duration::from_mins(5);
 /// The least time between two fetches, whoever asks for a key that is not there.
 const REFRESH_MIN: Duration = Duration::from_secs(30);
 /// Between tries while there are no keys at all.
@@ -130,15 +130,12 @@ impl Jwks {
         validation.set_issuer(&[&self.issuer]);
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
-        match &self.audience {
-            Some(audience) => {
-                validation.set_audience(&[audience]);
-                validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
-            }
-            None => {
-                validation.validate_aud = false;
-                validation.set_required_spec_claims(&["exp", "iss", "sub"]);
-            }
+        if let Some(audience) = &self.audience {
+            validation.set_audience(&[audience]);
+            validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
+        } else {
+            validation.validate_aud = false;
+            validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         }
         Some((kid, ProviderKey { key, validation }))
     }
@@ -158,7 +155,7 @@ struct RawSet {
     keys: Vec<serde_json::Value>,
 }
 
-/// The one algorithm that a key signs with: RS256, ES256 or EdDSA; None for keys of other kinds or uses.
+/// The one algorithm that a key signs with: `RS256`, `ES256` or `EdDSA`; None for keys of other kinds or uses.
 fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
     if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
         return None;
@@ -174,4 +171,90 @@ fn algorithm_of(jwk: &Jwk) -> Option<Algorithm> {
         _ => return None,
     };
     jwk.common.key_algorithm.is_none_or(|stated| stated == name).then_some(algorithm)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Public keys of RFC 7517 A.1 and RFC 8037 A.2.
+    fn rsa() -> Value {
+        json!({"kty": "RSA", "e": "AQAB", "kid": "r", "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"})
+    }
+
+    fn p256() -> Value {
+        json!({"kty": "EC", "crv": "P-256", "kid": "e", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"})
+    }
+
+    fn ed25519() -> Value {
+        json!({"kty": "OKP", "crv": "Ed25519", "kid": "d", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"})
+    }
+
+    fn with(mut key: Value, member: &str, value: &str) -> Value {
+        key[member] = value.into();
+        key
+    }
+
+    fn algorithm(key: Value) -> Option<Algorithm> {
+        serde_json::from_value(key).ok().and_then(|jwk| algorithm_of(&jwk))
+    }
+
+    #[test]
+    fn the_key_fixes_the_algorithm() {
+        assert_eq!(algorithm(rsa()), Some(Algorithm::RS256));
+        assert_eq!(algorithm(p256()), Some(Algorithm::ES256));
+        assert_eq!(algorithm(ed25519()), Some(Algorithm::EdDSA));
+        assert_eq!(algorithm(with(rsa(), "alg", "RS256")), Some(Algorithm::RS256));
+        assert_eq!(algorithm(with(rsa(), "use", "sig")), Some(Algorithm::RS256));
+    }
+
+    #[test]
+    fn other_keys_are_passed_over() {
+        let shared = json!({"kty": "oct", "kid": "h", "alg": "HS256", "k": "AyM1SysPpbyDfgZld3umj1qzKObwVMko"});
+        for key in [
+            shared,
+            with(rsa(), "alg", "RS512"),
+            with(rsa(), "alg", "HS256"),
+            with(rsa(), "use", "enc"),
+            with(p256(), "crv", "P-384"),
+            json!({"kty": "RSA"}),
+        ] {
+            assert_eq!(algorithm(key.clone()), None, "{key}");
+        }
+    }
+
+    fn jwks() -> Jwks {
+        let jwks = Jwks::new(String::new(), "https://id.example".to_owned(), None);
+        let keys =
+            [rsa(), p256(), ed25519()].map(|key| jwks.provider_key(&serde_json::from_value(key).unwrap()).unwrap());
+        *jwks.keys.write().unwrap() = Arc::new(keys.into());
+        jwks
+    }
+
+    #[test]
+    fn a_token_does_not_choose_its_algorithm_nor_an_unknown_key() {
+        let jwks = jwks();
+        let claims = json!({"iss": "https://id.example", "sub": "x", "exp": 4_000_000_000_u64});
+        for (algorithm, kid) in [(Algorithm::HS256, "r"), (Algorithm::HS256, "d"), (Algorithm::HS256, "nobody")] {
+            let mut header = jsonwebtoken::Header::new(algorithm);
+            header.kid = Some(kid.to_owned());
+            let secret = jsonwebtoken::EncodingKey::from_secret(b"the public key is no secret, so it must not verify");
+            let token = jsonwebtoken::encode(&header, &claims, &secret).unwrap();
+            assert_eq!(jwks.verify(&token), Err(TokenError::Invalid));
+        }
+        assert_eq!(jwks.verify("nonsense"), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_subject_that_is_no_uuid_has_one_derived() {
+        let jwks = jwks();
+        let uuid = Uuid::from_u128(7);
+        assert_eq!(jwks.buyer(&uuid.to_string()), UserId(uuid));
+        let derived = jwks.buyer("auth0|123");
+        assert_eq!((derived, derived.0.get_version_num()), (jwks.buyer("auth0|123"), 5));
+        let other = Jwks::new(String::new(), "https://other.example".to_owned(), None);
+        assert_ne!(derived, other.buyer("auth0|123"));
+    }
 }

@@ -13,6 +13,7 @@ use crate::error::ApiError;
 use crate::queues::{Place, QueueMark, TokenState};
 use crate::state::App;
 use crate::store;
+use crate::store::queues::TokenRow;
 
 /// The header that carries a queue token.
 pub(crate) const QUEUE_TOKEN: &str = "queue-token";
@@ -140,7 +141,7 @@ fn still_waiting(token: &QueueToken, standing: Standing) -> ApiError {
 /// 503 if nothing is known and the database is down; 401 for a token of a concert that is not there.
 pub(crate) async fn standing(app: &App, claims: &QueueClaims) -> Result<Standing, ApiError> {
     let (concert, buyer) = (claims.concert_id, claims.sub);
-    let Some(queue) = app.queues.mark(&app.pool, concert).await? else { return Err(invalid()) };
+    let Some(queue) = app.queue(concert).await? else { return Err(invalid()) };
     let known = app.tokens.get(concert, buyer, claims.jti);
     if let Some((state, true)) = known {
         return Ok(stands(state, &queue));
@@ -153,18 +154,22 @@ pub(crate) async fn standing(app: &App, claims: &QueueClaims) -> Result<Standing
         }
     }
     let before = app.tokens.read_mark(concert, buyer);
-    let row = match store::queues::token(&app.pool, concert, claims.seq, claims.jti).await {
+    let row = match token_row(app, claims).await {
         Ok(row) => row,
-        Err(error) => return known.map(|(state, _)| stands(state, &queue)).ok_or(error.into()),
+        Err(error) => return known.map(|(state, _)| stands(state, &queue)).ok_or(error),
     };
     let state = match row {
-        Some(store::queues::TokenRow::Active(expires_at)) => TokenState::Active(expires_at),
+        Some(TokenRow::Active(expires_at)) => TokenState::Active(expires_at),
         // The marks are a moment ahead of this row, or the token's row was lost with a restored database.
-        Some(store::queues::TokenRow::Waiting) => return Ok(Standing::Waiting { position: 1, queue }),
-        Some(store::queues::TokenRow::Ended) | None => TokenState::Ended,
+        Some(TokenRow::Waiting) => return Ok(Standing::Waiting { position: 1, queue }),
+        Some(TokenRow::Ended) | None => TokenState::Ended,
     };
     app.tokens.remember(concert, buyer, claims.jti, state, before);
     Ok(stands(state, &queue))
+}
+
+async fn token_row(app: &App, claims: &QueueClaims) -> Result<Option<TokenRow>, ApiError> {
+    Ok(store::queues::token(app.database()?, claims.concert_id, claims.seq, claims.jti).await?)
 }
 
 fn stands(state: TokenState, queue: &QueueMark) -> Standing {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::auth::queue;
 use crate::call::Call;
-use crate::error::{ApiError, Fault, sensible};
+use crate::error::{ApiError, Fault, invalid_request};
 use crate::publish;
 use crate::routes::{Accepted, LogHeaders};
 
@@ -38,7 +38,7 @@ pub(crate) async fn charge(call: Call) -> Result<Response, ApiError> {
     let token = queue::of_buyer_if_sent(&call.app, call.headers(), buyer)?;
     let request = ticket.form(&call, body.checked())?;
     if !(1..=CHARGE_MAX).contains(&request.amount) {
-        sensible(&[Fault::pointer("/amount", format!("it is 1 to {CHARGE_MAX}"))])?;
+        return Err(invalid_request(&[Fault::pointer("/amount", format!("it is 1 to {CHARGE_MAX}"))]));
     }
     if let Some(token) = &token {
         queue::usable(&call.app, token).await?;

@@ -105,7 +105,7 @@ pub(crate) async fn schedules(call: Call) -> Result<Response, ApiError> {
     {
         sensible(&[Fault::parameter("from", "it is after `to`")])?;
     }
-    let zone = app.catalogue.zone(&app.pool, concert).await?;
+    let zone = app.catalogue.zone(app, concert).await?;
     queue::for_concert(&token, concert)?;
     queue::usable(app, &token).await?;
     let mut rows = store::concerts::schedules_to_come(&app.pool, &[concert.0]).await?;

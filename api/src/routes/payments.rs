@@ -16,7 +16,7 @@ use crate::publish;
 use crate::routes::{Accepted, LogHeaders};
 use crate::state::App;
 use crate::store;
-use crate::store::reservations::Held;
+use crate::store::reservations::HoldState;
 
 /// What is paid.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -56,29 +56,31 @@ pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
 /// A reservation that is still held can be paid with any genuine queue token of its buyer and concert, whatever has become of the
 /// token or of the queue. For any other, the token must be usable; what is wrong with the reservation is for the worker to tell.
 async fn may_pay(app: &App, buyer: UserId, token: &QueueToken, reservation: ReservationId) -> Result<(), ApiError> {
-    let mut held = match app.reservations.get(reservation) {
-        Some(known) => Some(Held {
-            user_id: known.user_id,
-            concert_id: known.concert_id,
-            is_held: known.held_until.is_some_and(|until| until > Utc::now()),
-        }),
-        None => None,
+    let told = app.reservations.get(reservation).map(|told| HoldState {
+        user_id: told.user_id,
+        concert_id: told.concert_id,
+        is_held: told.held_until.is_some_and(|until| until > Utc::now()),
+    });
+    let hold = match told {
+        Some(hold) => Some(hold),
+        None => match reservation_row(app, reservation).await {
+            Ok(hold) => hold,
+            // A usable token is enough: the worker looks at the reservation anyway.
+            Err(error) => return queue::usable(app, token).await.map_err(|_| error),
+        },
     };
-    if held.is_none() {
-        // While the database is down, a usable token is enough: the worker looks at the reservation anyway.
-        held = match store::reservations::held(&app.pool, reservation).await {
-            Ok(held) => held,
-            Err(error) => return queue::usable(app, token).await.map_err(|_| error.into()),
-        };
-    }
-    let Some(held) = held.filter(|held| held.user_id == buyer) else {
+    let Some(hold) = hold.filter(|hold| hold.user_id == buyer) else {
         return queue::usable(app, token).await;
     };
-    queue::for_concert(token, held.concert_id)?;
-    if held.is_held {
+    queue::for_concert(token, hold.concert_id)?;
+    if hold.is_held {
         return Ok(());
     }
     queue::usable(app, token).await
+}
+
+async fn reservation_row(app: &App, reservation: ReservationId) -> Result<Option<HoldState>, ApiError> {
+    Ok(store::reservations::hold_state(app.database()?, reservation).await?)
 }
 
 /// Gives paid seats back for the money.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::body::present;
 use crate::call::Call;
-use crate::error::{ApiError, Fault, both, sensible};
+use crate::error::{ApiError, Fault, both, invalid_request, sensible};
 use crate::publish;
 use crate::routes::{Accepted, LogHeaders};
 
@@ -72,9 +72,9 @@ pub(crate) async fn configure(call: Call) -> Result<Response, ApiError> {
     let settings = QueueSettings::from(request);
     sensible(&senseless(&settings))?;
     if settings.is_empty() {
-        sensible(&[Fault::pointer("", "it names nothing to change")])?;
+        return Err(invalid_request(&[Fault::pointer("", "it names nothing to change")]));
     }
-    if call.app.queues.mark(&call.app.pool, concert_id).await?.is_none() {
+    if call.app.queue(concert_id).await?.is_none() {
         return Err(ApiError::concert_not_found(concert_id));
     }
     let message = Configure {

@@ -88,7 +88,7 @@ pub(crate) async fn payment(call: Call) -> Result<Response, ApiError> {
 
 /// The body of a reservation; its schedule's facts are remembered.
 pub(crate) async fn body(app: &App, row: &Reservation) -> Result<ReservationBody, ApiError> {
-    let schedule = app.catalogue.schedule(&app.pool, row.schedule_id).await?;
+    let schedule = app.catalogue.schedule(app, row.schedule_id).await?;
     Ok(row.body(&schedule, &app.currency))
 }
 

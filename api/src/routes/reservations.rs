@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::auth::queue;
 use crate::body::{Nothing, Object, present};
 use crate::call::Call;
-use crate::error::{ApiError, Fault, both, sensible};
+use crate::error::{ApiError, Fault, both, invalid_request};
 use crate::publish;
 use crate::routes::{Accepted, LogHeaders};
 
@@ -180,16 +180,13 @@ pub(crate) async fn hold(call: Call) -> Result<Response, ApiError> {
     let ticket = publish::begin(&call, Some(buyer), &body).await?;
     let token = queue::of_buyer(&call.app, call.headers(), buyer)?;
     let request = ticket.form(&call, body.checked())?;
-    let wish = match request.wish() {
-        Ok(wish) => wish,
-        Err(faults) => return sensible(&faults).and(Err(ApiError::unavailable("no wish and no faults"))),
-    };
+    let wish = request.wish().map_err(|faults| invalid_request(&faults))?;
     let app = &call.app;
     let schedule_id = match wish.place {
         Place::Schedule(schedule) => schedule,
-        Place::Date(concert, date) => app.catalogue.on_date(&app.pool, concert, date).await?,
+        Place::Date(concert, date) => app.catalogue.on_date(app, concert, date).await?,
     };
-    let schedule = app.catalogue.schedule(&app.pool, schedule_id).await?;
+    let schedule = app.catalogue.schedule(app, schedule_id).await?;
     queue::for_concert(&token, schedule.concert_id)?;
     queue::usable(app, &token).await?;
     let message = Hold {

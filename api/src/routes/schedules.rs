@@ -100,7 +100,7 @@ pub(crate) async fn seats(call: Call) -> Result<Response, ApiError> {
     let token = queue::of_buyer(app, call.headers(), buyer)?;
     let (id, query) = both(call.schedule_id(), call.query(&["section", "status"]))?;
     let all = wants_all(&query)?;
-    let schedule = app.catalogue.schedule(&app.pool, id).await?;
+    let schedule = app.catalogue.schedule(app, id).await?;
     let section = section(&query, &schedule)?;
     queue::for_concert(&token, schedule.concert_id)?;
     queue::usable(app, &token).await?;

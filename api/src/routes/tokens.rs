@@ -32,7 +32,7 @@ pub(crate) async fn join(call: Call) -> Result<Response, ApiError> {
     let body = call.optional_body::<Nothing>()?;
     let ticket = publish::begin(&call, Some(buyer), &body).await?;
     let (concert_id, _) = ticket.form(&call, both(call.concert_id(), body.checked()))?;
-    if call.app.queues.mark(&call.app.pool, concert_id).await?.is_none() {
+    if call.app.queue(concert_id).await?.is_none() {
         return Err(ApiError::concert_not_found(concert_id));
     }
     let message =
@@ -50,14 +50,14 @@ pub(crate) async fn mine(call: Call) -> Result<Response, ApiError> {
     let buyer = call.buyer().await?;
     let (concert, ()) = both(call.concert_id(), call.no_query())?;
     let app = &call.app;
-    if app.queues.mark(&app.pool, concert).await?.is_none() {
+    if app.queue(concert).await?.is_none() {
         return Err(ApiError::concert_not_found(concert));
     }
     let none = || {
         let detail = format!("You have no live queue token here; POST /v1/concerts/{concert}/queue-tokens to join.");
         ApiError::new(Slug::QueueTokenNotFound, detail)
     };
-    let live = store::queues::live_token(&app.pool, concert, buyer).await?.ok_or_else(none)?;
+    let live = store::queues::live_token(app.database()?, concert, buyer).await?.ok_or_else(none)?;
     let claims = QueueClaims::new(live.token_id, buyer, concert, live.seq, live.issued_at);
     let token = QueueToken { string: app.queue_tokens.sign(&claims, &live.kid), claims };
     let standing = queue::standing(app, &token.claims).await?;

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 
 /// Whose a reservation is, of which concert, and whether it is still held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct HoldState {
     /// The buyer.
     pub(crate) user_id: UserId,
     /// The concert.
@@ -19,7 +19,7 @@ pub(crate) struct Held {
 ///
 /// # Errors
 /// What the database says.
-pub(crate) async fn held(pool: &PgPool, reservation: ReservationId) -> Result<Option<Held>, sqlx::Error> {
+pub(crate) async fn hold_state(pool: &PgPool, reservation: ReservationId) -> Result<Option<HoldState>, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT user_id AS "user_id: UserId", concert_id AS "concert_id: ConcertId",
                   status AS "status: ReservationStatus"
@@ -28,7 +28,7 @@ pub(crate) async fn held(pool: &PgPool, reservation: ReservationId) -> Result<Op
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|row| Held {
+    Ok(row.map(|row| HoldState {
         user_id: row.user_id,
         concert_id: row.concert_id,
         is_held: row.status == ReservationStatus::Held,
