@@ -231,7 +231,7 @@ fn problem_schema() -> Value {
 }
 
 fn complete_call(operation: &mut Value) {
-    let parameters = operation["parameters"].as_array_mut().into_iter().flatten();
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten();
     for parameter in parameters {
         refuse_null(&mut parameter["schema"]);
         if parameter["in"] == "path" && parameter["schema"]["type"] == "integer" {
@@ -284,11 +284,14 @@ fn problem_answer(status: u16, slugs: &[Slug]) -> Value {
         429 | 503 => headers.insert("Retry-After".to_owned(), header("When to come again, in seconds.")),
         _ => None,
     };
-    json!({
+    let mut answer = json!({
         "description": slugs.iter().map(line).collect::<Vec<_>>().join("\n\n"),
-        "headers": headers,
         "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
-    })
+    });
+    if !headers.is_empty() {
+        answer["headers"] = headers.into();
+    }
+    answer
 }
 
 fn header(description: &str) -> Value {
@@ -319,6 +322,7 @@ mod tests {
         assert_eq!(distinct, PROBLEMS.iter().map(|(id, _)| *id).collect());
         for operation in operations(&document) {
             assert!(operation["responses"]["503"].is_object() && operation["summary"].is_string(), "{operation}");
+            assert!(operation.get("parameters").is_none_or(Value::is_array), "{operation}");
             assert!(TAGS.iter().any(|(tag, _)| operation["tags"][0] == *tag), "{operation}");
         }
     }
