@@ -1,5 +1,5 @@
-//! How many seats of each schedule are left: counted by one query for all that are asked for, and remembered until something
-//! changes hands. A count is read again at most five times a second.
+//! How many seats of each schedule are left: counted by one query for all that are asked for, and remembered until
+//! something changes hands. A count is read again at most five times a second.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! The public pages of concerts: the list, page by page, and each concert. Anybody may ask, so each body is made once a second at
-//! most, for all who ask.
+//! The public pages of concerts: the list, page by page, and each concert. Anybody may ask, so each body is made once
+//! a second at most, for all who ask.
 
 use std::collections::HashMap;
 use std::sync::Arc;

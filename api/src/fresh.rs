@@ -1,5 +1,5 @@
-//! A value of the database that many look at: read once for all who wait, not more often than it may be, and shown only while it is
-//! young and nothing is known to have changed since.
+//! A value of the database that many look at: read once for all who wait, not more often than it may be, and shown
+//! only while it is young and nothing is known to have changed since.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -139,7 +139,7 @@ mod tests {
         let reader = Reader::new();
         let all = futures::future::join_all((0..100).map(|_| reader.get())).await;
         assert!(all.iter().all(|read| *read == 1));
-        tokio::time::advance(AGE - Duration::from_millis(20)).await;
+        tokio::time::advance(Duration::from_millis(880)).await;
         assert_eq!(reader.get().await, 1);
         tokio::time::advance(Duration::from_millis(20)).await;
         assert_eq!(reader.get().await, 2);

@@ -1,5 +1,5 @@
-//! `/problems/<slug>`: what each problem means, what to do next, and what its document looks like. `type` of a problem document
-//! points here.
+//! `/problems/<slug>`: what each problem means, what to do next, and what its document looks like. `type` of a problem
+//! document points here.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -227,7 +227,7 @@ fn index() -> String {
     let mut rows = String::new();
     for Page { slug, .. } in PAGES {
         let (name, status, title) = (slug.as_str(), slug.status(), slug.title());
-        write!(rows, "<tr><td>{status}</td><td><a href=\"/problems/{name}\">{name}</a></td><td>{title}</td></tr>\n")
+        writeln!(rows, "<tr><td>{status}</td><td><a href=\"/problems/{name}\">{name}</a></td><td>{title}</td></tr>")
             .expect("writing to a string never fails");
     }
     let text = "Every answer that is not a success is a problem document (RFC 9457, <code>application/problem+json</code>). \

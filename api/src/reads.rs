@@ -35,15 +35,12 @@ impl Reads {
 
     /// The results topic says that seats changed hands; None: of a schedule that is not known.
     pub(crate) fn seats_changed(&self, schedule: Option<ScheduleId>) {
-        match schedule {
-            Some(schedule) => {
-                self.seat_maps.changed(schedule);
-                self.availability.changed(schedule);
-            }
-            None => {
-                self.seat_maps.all_changed();
-                self.availability.all_changed();
-            }
+        if let Some(schedule) = schedule {
+            self.seat_maps.changed(schedule);
+            self.availability.changed(schedule);
+        } else {
+            self.seat_maps.all_changed();
+            self.availability.all_changed();
         }
     }
 }

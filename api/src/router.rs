@@ -65,7 +65,7 @@ pub(crate) fn calls() -> OpenApiRouter<Arc<App>> {
 /// The router: the calls, and the pages that explain them.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let (calls, described) = calls().split_for_parts();
-    let pages = docs::routes(openapi::complete(described)).merge(problem_pages::routes());
+    let pages = docs::routes(&openapi::complete(&described)).merge(problem_pages::routes());
     let around = middleware::from_fn_with_state(app.clone(), edge::around);
     calls.merge(pages).fallback(edge::not_found).layer(around).with_state(app)
 }

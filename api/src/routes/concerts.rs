@@ -21,7 +21,7 @@ use crate::store;
 
 /// All concerts, newest first.
 #[utoipa::path(
-    get, path = "/v1/concerts", tag = "catalogue", params(PageParams),
+    get, path = "/v1/concerts", operation_id = "concerts", tag = "catalogue", params(PageParams),
     responses((status = 200, description = "A page of concerts", body = ConcertsBody))
 )]
 pub(crate) async fn list(call: Call) -> Result<Response, ApiError> {
@@ -34,7 +34,8 @@ pub(crate) async fn list(call: Call) -> Result<Response, ApiError> {
 
 /// One concert.
 #[utoipa::path(
-    get, path = "/v1/concerts/{id}", tag = "catalogue", params(("id" = i64, Path, description = "The concert")),
+    get, path = "/v1/concerts/{id}", operation_id = "concert",
+    tag = "catalogue", params(("id" = i64, Path, description = "The concert")),
     responses((status = 200, description = "The concert", body = ConcertBody))
 )]
 pub(crate) async fn read(call: Call) -> Result<Response, ApiError> {

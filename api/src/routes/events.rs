@@ -1,5 +1,5 @@
-//! A stream of what happens to a queue token: its position, its admission, its end. Positions come from the marks that are
-//! refreshed for all queues at once, the rest from the results topic: a stream asks the database hardly ever.
+//! A stream of what happens to a queue token: its position, its admission, its end. Positions come from the marks that
+//! are refreshed for all queues at once, the rest from the results topic: a stream asks the database hardly ever.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -44,9 +44,11 @@ pub(crate) struct EventParams {
     queue_token: Option<String>,
 }
 
-/// What happens to the queue token, as it happens: events `position`, `admitted` and `expired`, each with the token's body as its data.
+/// What happens to the queue token, as it happens: events `position`, `admitted` and `expired`, each with the token's
+/// body as its data.
 #[utoipa::path(
-    get, path = "/v1/queue-token/events", tag = "queue", security(("queue_token" = []), ()), params(EventParams),
+    get, path = "/v1/queue-token/events", operation_id = "queue_token_events",
+    tag = "queue", security(("queue_token" = []), ()), params(EventParams),
     responses((status = 200, description = "Events `position`, `admitted`, `expired`: the first at once, a comment every \
         15 s, the end after `expired`", content_type = "text/event-stream", body = TokenBody))
 )]

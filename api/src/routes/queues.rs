@@ -57,7 +57,8 @@ pub(crate) fn senseless(settings: &QueueSettings) -> Vec<Fault> {
 
 /// Changes settings of a queue. Effective within a second; new times are for the newly admitted.
 #[utoipa::path(
-    patch, path = "/v1/admin/concerts/{id}/queue", tag = "operators", security(("admin_key" = [])),
+    patch, path = "/v1/admin/concerts/{id}/queue", operation_id = "configure_queue",
+    tag = "operators", security(("admin_key" = [])),
     params(("id" = i64, Path, description = "The concert"), LogHeaders), request_body = ConfigureRequest,
     responses(
         (status = 200, description = "The queue", body = QueueBody),

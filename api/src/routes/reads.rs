@@ -76,7 +76,7 @@ pub(crate) async fn payment(call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::new(Slug::PaymentNotFound, format!("You have no payment {id}.")));
     };
     let body = PaymentBody {
-        payment_id: payment.payment_id,
+        payment_id: PaymentId(id),
         status: payment.status,
         amount: payment.amount,
         balance: payment.balance,
@@ -147,7 +147,7 @@ pub(crate) struct EntriesBody {
 
 /// Every change of the buyer's balance, newest first. A queue token that is sent must be usable.
 #[utoipa::path(
-    get, path = "/v1/balance/entries", tag = "balance",
+    get, path = "/v1/balance/entries", operation_id = "ledger_entries", tag = "balance",
     security(("access_token" = []), ("access_token" = [], "queue_token" = [])), params(PageParams),
     responses((status = 200, description = "A page of ledger entries", body = EntriesBody))
 )]

@@ -96,7 +96,7 @@ impl<'a> RequestBody<'a> {
 
 /// What has become of a request of this buyer.
 #[utoipa::path(
-    get, path = "/v1/requests/{id}", tag = "requests", security(("access_token" = [])),
+    get, path = "/v1/requests/{id}", operation_id = "request", tag = "requests", security(("access_token" = [])),
     params(("id" = RequestId, Path, description = "The request"), WaitHeader),
     responses((status = 200, description = "PENDING (with `Retry-After`), SUCCEEDED or FAILED", body = RequestBody))
 )]
@@ -118,7 +118,8 @@ pub(crate) async fn read(call: Call) -> Result<Response, ApiError> {
 
 /// What has become of any request.
 #[utoipa::path(
-    get, path = "/v1/admin/requests/{id}", tag = "operators", security(("admin_key" = [])),
+    get, path = "/v1/admin/requests/{id}", operation_id = "any_request",
+    tag = "operators", security(("admin_key" = [])),
     params(("id" = RequestId, Path, description = "The request"), WaitHeader),
     responses((status = 200, description = "PENDING, SUCCEEDED or FAILED", body = AnyRequestBody))
 )]

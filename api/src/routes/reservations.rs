@@ -166,7 +166,8 @@ fn senseless_seats<T: Eq + Hash>(pointer: &str, seats: &[T]) -> Vec<Fault> {
 
 /// Holds seats, all or none; with `pay: true`, pays them in the same request.
 #[utoipa::path(
-    post, path = "/v1/reservations", tag = "reservations", security(("access_token" = [], "queue_token" = [])),
+    post, path = "/v1/reservations", operation_id = "reserve",
+    tag = "reservations", security(("access_token" = [], "queue_token" = [])),
     params(LogHeaders), request_body = HoldRequest,
     responses(
         (status = 201, description = "Held; with `pay: true` a payment", body = ReservationBody),
@@ -204,7 +205,8 @@ pub(crate) async fn hold(call: Call) -> Result<Response, ApiError> {
 
 /// Gives a hold back.
 #[utoipa::path(
-    delete, path = "/v1/reservations/{id}", tag = "reservations", security(("access_token" = [])),
+    delete, path = "/v1/reservations/{id}", operation_id = "cancel_reservation",
+    tag = "reservations", security(("access_token" = [])),
     params(("id" = ReservationId, Path, description = "The reservation"), LogHeaders),
     responses(
         (status = 200, description = "CANCELLED: the seats are available again", body = ReservationBody),

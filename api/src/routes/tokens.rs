@@ -18,7 +18,8 @@ use crate::store;
 
 /// Joins the queue of a concert, or asks again: the live token that the buyer has, or a new one.
 #[utoipa::path(
-    post, path = "/v1/concerts/{id}/queue-tokens", tag = "queue", security(("access_token" = [])),
+    post, path = "/v1/concerts/{id}/queue-tokens", operation_id = "join_queue",
+    tag = "queue", security(("access_token" = [])),
     params(("id" = i64, Path, description = "The concert"), LogHeaders),
     responses(
         (status = 201, description = "A new token", body = TokenBody),
@@ -42,7 +43,8 @@ pub(crate) async fn join(call: Call) -> Result<Response, ApiError> {
 
 /// The buyer's live token of a concert.
 #[utoipa::path(
-    get, path = "/v1/concerts/{id}/queue-tokens", tag = "queue", security(("access_token" = [])),
+    get, path = "/v1/concerts/{id}/queue-tokens", operation_id = "my_queue_token",
+    tag = "queue", security(("access_token" = [])),
     params(("id" = i64, Path, description = "The concert")),
     responses((status = 200, description = "The live token", body = TokenBody))
 )]
@@ -66,7 +68,7 @@ pub(crate) async fn mine(call: Call) -> Result<Response, ApiError> {
 
 /// How the queue token stands: in line, with its position, or admitted.
 #[utoipa::path(
-    get, path = "/v1/queue-token", tag = "queue", security(("queue_token" = [])),
+    get, path = "/v1/queue-token", operation_id = "queue_token", tag = "queue", security(("queue_token" = [])),
     responses((status = 200, description = "WAITING (with `Retry-After`) or ACTIVE", body = TokenBody))
 )]
 pub(crate) async fn poll(call: Call) -> Result<Response, ApiError> {
@@ -88,7 +90,8 @@ fn answer(body: &TokenBody) -> Response {
 
 /// Leaves the queue. Holds stay.
 #[utoipa::path(
-    delete, path = "/v1/queue-token", tag = "queue", security(("queue_token" = [])), params(LogHeaders),
+    delete, path = "/v1/queue-token", operation_id = "leave_queue",
+    tag = "queue", security(("queue_token" = [])), params(LogHeaders),
     responses(
         (status = 200, description = "The token is given back", body = LeftBody),
         (status = 202, description = "Accepted", body = Accepted),

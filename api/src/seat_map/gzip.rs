@@ -1,6 +1,6 @@
 //! Puts a gzip member together from pieces that were compressed one by one, so that a piece that has not changed is not
-//! compressed again. Each piece is a run of whole deflate blocks that ends at a byte and looks back at no other; what is not
-//! worth compressing stands in stored blocks.
+//! compressed again. Each piece is a run of whole deflate blocks that ends at a byte and looks back at no other; what
+//! is not worth compressing stands in stored blocks.
 
 use axum::body::Bytes;
 use flate2::{Compress, Compression, Crc, FlushCompress};

@@ -1,8 +1,9 @@
 //! Seat maps: who looks at seats looks at a copy in memory that is at most a second old, however many look.
 //!
-//! The database is read at most five times a second for a schedule. Who comes while the map is read waits for that reading.
-//! A change that was seen on the results topic makes the map dirty: it is read again before it is shown, so a buyer who was told of a
-//! hold sees it. The body is written and compressed once for each reading and view, and served as bytes.
+//! The database is read at most five times a second for a schedule. Who comes while the map is read waits for that
+//! reading. A change that was seen on the results topic makes the map dirty: it is read again before it is shown, so a
+//! buyer who was told of a hold sees it. The body is written and compressed once for each reading and view, and served
+//! as bytes.
 
 mod gzip;
 mod render;

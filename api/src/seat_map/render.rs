@@ -1,5 +1,5 @@
-//! What a seat map looks like on the wire: JSON, plain or in gzip. A run of seats whose letters have not changed since the
-//! last time is taken over compressed as it is.
+//! What a seat map looks like on the wire: JSON, plain or in gzip. A run of seats whose letters have not changed since
+//! the last time is taken over compressed as it is.
 
 use std::fmt::Write;
 use std::ops::Range;
@@ -18,7 +18,7 @@ const RUN_SEATS: usize = 1_024;
 /// Bytes of JSON that a seat takes, about.
 const SEAT_JSON_BYTES: usize = 128;
 /// How hard to compress: beyond this level it takes much longer and gains little.
-const LEVEL: u32 = 4;
+const LEVEL: u32 = 3;
 const TAIL: &[u8] = b"]}";
 /// Stands for a seat that the view leaves out.
 pub(super) const LEFT_OUT: u8 = b'-';

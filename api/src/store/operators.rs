@@ -8,8 +8,8 @@ use sqlx::PgPool;
 
 /// A queue and its counts as of now; None: there is no such concert.
 ///
-/// Admissions go up in the order of joins, so those of the last minute are the last ones before `admitted_seq`: at most what
-/// the bucket gives in two minutes, and those who left, are looked at.
+/// Admissions go up in the order of joins, so those of the last minute are the last ones before `admitted_seq`: at
+/// most what the bucket gives in two minutes, and those who left, are looked at.
 ///
 /// # Errors
 /// What the database says.
@@ -84,8 +84,8 @@ pub(crate) struct TokenRow {
     pub(crate) ended_at: Option<DateTime<Utc>>,
 }
 
-/// A user's queue tokens, live and ended, newest first, at most `limit`. There is no index by user: this is for a person who
-/// looks into one case.
+/// A user's queue tokens, live and ended, newest first, at most `limit`. There is no index by user: this is for a
+/// person who looks into one case.
 ///
 /// # Errors
 /// What the database says.

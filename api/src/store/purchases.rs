@@ -64,8 +64,6 @@ pub(crate) async fn reservation(
 /// A row of `payments`, and what was paid as it was at the same moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payment {
-    /// Its id.
-    pub(crate) payment_id: PaymentId,
     /// In minor units.
     pub(crate) amount: i64,
     /// The buyer's balance right after it, or after its refund.
@@ -95,7 +93,6 @@ pub(crate) async fn payment(pool: &PgPool, user: UserId, id: PaymentId) -> Resul
     .fetch_optional(pool)
     .await?;
     Ok(row.map(|row| Payment {
-        payment_id: id,
         amount: row.amount,
         balance: row.balance,
         status: row.payment_status,
