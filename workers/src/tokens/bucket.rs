@@ -6,15 +6,15 @@
 use chrono::{DateTime, Utc};
 
 /// What one admission costs, in the unit of `credit`.
-pub const ADMISSION: i64 = 60_000_000;
+pub(crate) const ADMISSION: i64 = 60_000_000;
 
 /// A queue's right to admit, as of an instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     /// In 60-millionths of an admission.
-    pub credit: i64,
+    pub(crate) credit: i64,
     /// The instant that `credit` is of.
-    pub refilled_at: DateTime<Utc>,
+    pub(crate) refilled_at: DateTime<Utc>,
 }
 
 impl Bucket {
@@ -22,7 +22,7 @@ impl Bucket {
     ///
     /// Answers the bucket's own time, which never goes back: a transaction that began earlier and got the row's lock later
     /// counts as of the one before it, or else its admissions would lie in a window that had not earned them.
-    pub fn refill(&mut self, now: DateTime<Utc>, rate_per_minute: i64, burst: i64) -> DateTime<Utc> {
+    pub(crate) fn refill(&mut self, now: DateTime<Utc>, rate_per_minute: i64, burst: i64) -> DateTime<Utc> {
         let elapsed_us = (now - self.refilled_at).num_microseconds().unwrap_or(i64::MAX);
         if elapsed_us > 0 {
             self.credit = self.credit.saturating_add(rate_per_minute.saturating_mul(elapsed_us));
@@ -33,17 +33,17 @@ impl Bucket {
     }
 
     /// Keeps what `burst` admissions cost at most: a smaller burst counts at once, a larger one has to be earned.
-    pub fn cap(&mut self, burst: i64) {
+    pub(crate) fn cap(&mut self, burst: i64) {
         self.credit = self.credit.min(burst.saturating_mul(ADMISSION));
     }
 
     /// Admissions that it is good for.
-    pub fn admissions(&self) -> i64 {
+    pub(crate) fn admissions(&self) -> i64 {
         (self.credit / ADMISSION).max(0)
     }
 
     /// Pays for one admission, if it can.
-    pub fn take(&mut self) -> bool {
+    pub(crate) fn take(&mut self) -> bool {
         let enough = self.credit >= ADMISSION;
         if enough {
             self.credit -= ADMISSION;

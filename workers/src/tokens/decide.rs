@@ -13,16 +13,16 @@ use crate::runtime::word::Clock;
 
 /// All that a batch may touch.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     /// The queues, by concert.
-    pub lines: BTreeMap<ConcertId, Line>,
+    pub(crate) lines: BTreeMap<ConcertId, Line>,
     /// Those of the batch's buyers whom nobody knows.
-    pub unknown_users: HashSet<UserId>,
+    pub(crate) unknown_users: HashSet<UserId>,
 }
 
 /// What is decided about a command.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// The buyer has this token.
     Issued(Ticket),
     /// The token was given back.
@@ -35,33 +35,33 @@ pub enum Decision {
 
 /// A live token right after a join, with what its body says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     /// It was made by this join; else the buyer had it before.
-    pub created: bool,
+    pub(crate) created: bool,
     /// Its id.
-    pub token_id: TokenId,
+    pub(crate) token_id: TokenId,
     /// Whose.
-    pub user_id: UserId,
+    pub(crate) user_id: UserId,
     /// For which concert.
-    pub concert_id: ConcertId,
+    pub(crate) concert_id: ConcertId,
     /// Its place among the joins.
-    pub seq: i64,
+    pub(crate) seq: i64,
     /// When its buyer joined.
-    pub issued_at: DateTime<Utc>,
+    pub(crate) issued_at: DateTime<Utc>,
     /// The key that signed it; None: the key that signs now.
-    pub kid: Option<String>,
+    pub(crate) kid: Option<String>,
     /// Where it stands.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// The queue's state.
-    pub queue_state: QueueState,
+    pub(crate) queue_state: QueueState,
     /// The queue's admissions a minute.
-    pub rate_per_minute: i64,
+    pub(crate) rate_per_minute: i64,
     /// The queue's active limit.
-    pub max_active: i64,
+    pub(crate) max_active: i64,
 }
 
 /// Decides one command; those of a batch in log order.
-pub fn decide(state: &mut State, command: &TokenCommand, clock: Clock) -> Decision {
+pub(crate) fn decide(state: &mut State, command: &TokenCommand, clock: Clock) -> Decision {
     let decision = match command {
         TokenCommand::Issue(issue) => decide_issue(state, issue, clock),
         TokenCommand::Leave(leave) => decide_leave(state, leave),
@@ -161,3 +161,7 @@ fn line_of(state: &mut State, concert: ConcertId) -> Result<&mut Line, Problem> 
     let missing = || Problem::new(Slug::ConcertNotFound, format!("there is no concert {concert}"));
     state.lines.get_mut(&concert).ok_or_else(missing)
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

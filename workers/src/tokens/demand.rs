@@ -10,22 +10,22 @@ const ROWS_MAX: i64 = 5_000;
 
 /// What is asked of one queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Demand {
+pub(crate) struct Demand {
     /// Buyers who join or ask again.
-    pub joiners: Vec<UserId>,
+    pub(crate) joiners: Vec<UserId>,
     /// Buyers who leave.
-    pub leavers: Vec<UserId>,
+    pub(crate) leavers: Vec<UserId>,
     /// Its settings change.
-    pub configured: bool,
+    pub(crate) configured: bool,
     /// The largest active limit that it is given; 0 if none.
-    pub max_active: i64,
+    pub(crate) max_active: i64,
 }
 
 /// What is asked of each queue, by concert: the order in which rows are locked.
-pub type Demands = BTreeMap<ConcertId, Demand>;
+pub(crate) type Demands = BTreeMap<ConcertId, Demand>;
 
 /// Gathers what `commands` ask.
-pub fn of<'a>(commands: impl Iterator<Item = &'a TokenCommand>) -> Demands {
+pub(crate) fn of<'a>(commands: impl Iterator<Item = &'a TokenCommand>) -> Demands {
     let mut demands = Demands::new();
     for command in commands {
         match command {
@@ -42,7 +42,7 @@ pub fn of<'a>(commands: impl Iterator<Item = &'a TokenCommand>) -> Demands {
 }
 
 /// Each queue's share of the rows that one transaction may change besides those it is asked for.
-pub fn rows_max(queues: usize) -> i64 {
+pub(crate) fn rows_max(queues: usize) -> i64 {
     let queues = i64::try_from(queues).unwrap_or(i64::MAX).max(1);
     (ROWS_MAX / queues).max(1)
 }

@@ -15,27 +15,27 @@ use crate::runtime::word::Event;
 
 /// A row of `queues`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Queue {
+pub(crate) struct Queue {
     /// The concert.
-    pub concert_id: ConcertId,
+    pub(crate) concert_id: ConcertId,
     /// Whether it takes joins and admits.
-    pub state: QueueState,
+    pub(crate) state: QueueState,
     /// Admissions a minute.
-    pub rate_per_minute: i64,
+    pub(crate) rate_per_minute: i64,
     /// Admissions that may come at once after a quiet time.
-    pub burst: i64,
+    pub(crate) burst: i64,
     /// Buyers inside at the same time, at most.
-    pub max_active: i64,
+    pub(crate) max_active: i64,
     /// How long a newly admitted buyer may stay.
-    pub active_seconds: i64,
+    pub(crate) active_seconds: i64,
     /// The right to admit.
-    pub bucket: Bucket,
+    pub(crate) bucket: Bucket,
     /// The place of the next join; places are dense, from 1.
-    pub next_seq: i64,
+    pub(crate) next_seq: i64,
     /// The place of the last one admitted.
-    pub admitted_seq: i64,
+    pub(crate) admitted_seq: i64,
     /// All that were ever admitted.
-    pub admitted_total: i64,
+    pub(crate) admitted_total: i64,
 }
 
 impl Queue {
@@ -46,34 +46,35 @@ impl Queue {
 
 /// A row of `queue_tokens`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+#[expect(clippy::struct_field_names, reason = "the columns' names")]
+pub(crate) struct Token {
     /// Its place among the joins.
-    pub seq: i64,
+    pub(crate) seq: i64,
     /// Its id.
-    pub token_id: TokenId,
+    pub(crate) token_id: TokenId,
     /// Whose.
-    pub user_id: UserId,
+    pub(crate) user_id: UserId,
     /// The key that signed it; None: the key that signs now, because it is new.
-    pub kid: Option<String>,
+    pub(crate) kid: Option<String>,
     /// What has become of it.
-    pub status: TokenStatus,
+    pub(crate) status: TokenStatus,
     /// When its buyer joined.
-    pub issued_at: DateTime<Utc>,
+    pub(crate) issued_at: DateTime<Utc>,
     /// When it was admitted.
-    pub admitted_at: Option<DateTime<Utc>>,
+    pub(crate) admitted_at: Option<DateTime<Utc>>,
     /// Until when it may be used, once admitted.
-    pub expires_at: Option<DateTime<Utc>>,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
     /// When it ended; None while it is live.
-    pub ended_at: Option<DateTime<Utc>>,
+    pub(crate) ended_at: Option<DateTime<Utc>>,
     /// Those before it, behind the last one admitted, who had left when it was loaded.
-    pub gone_before: i64,
+    pub(crate) gone_before: i64,
     /// What has to be written.
-    pub change: Change,
+    pub(crate) change: Change,
 }
 
 /// How a token differs from its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// Not at all.
     None,
     /// The row is there and is to be changed.
@@ -84,34 +85,36 @@ pub enum Change {
 
 /// Counts over a queue's tokens, as of the load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// ACTIVE ones, those included whose time is over and who were not swept yet.
-    pub active: i64,
+pub(crate) struct Counts {
+    /// ACTIVE ones, those included whose time is over and who were not swept yet; only counted when somebody may be admitted.
+    pub(crate) active: i64,
     /// Of these, those whose time is over.
-    pub overdue: i64,
+    pub(crate) overdue: i64,
     /// Those behind the last one admitted who have left.
-    pub gone: i64,
+    pub(crate) gone: i64,
     /// Admissions in the last 60 seconds; only counted when the queue is configured.
-    pub admitted_last_minute: i64,
+    pub(crate) admitted_last_minute: i64,
 }
 
 /// What was loaded of a queue's tokens.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The buyers' own, overdue ones, and the first of those who wait: live ones only, each once.
-    pub tokens: Vec<Token>,
+    pub(crate) tokens: Vec<Token>,
     /// The first of those who wait, in order, as indices of `tokens`. A buyer's own token may lie far behind them, with others
     /// in between that were not loaded.
-    pub front: VecDeque<usize>,
+    pub(crate) front: VecDeque<usize>,
     /// All who wait are in `front`.
-    pub front_complete: bool,
+    pub(crate) front_complete: bool,
     /// Counts over all tokens of the queue.
-    pub counts: Counts,
+    pub(crate) counts: Counts,
+    /// Admissions that this transaction makes at most.
+    pub(crate) admissions_max: i64,
 }
 
 /// Where a live token stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Inside.
     Active {
         /// Until then.
@@ -126,17 +129,17 @@ pub enum Standing {
 
 /// One concert's queue.
 #[derive(Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// The queue's row, as it is to be.
-    pub queue: Queue,
+    pub(crate) queue: Queue,
     /// Whether the row is to be written.
-    pub changed: bool,
+    pub(crate) changed: bool,
     /// The tokens that were loaded or made.
-    pub tokens: Vec<Token>,
+    pub(crate) tokens: Vec<Token>,
     /// What happened to them.
-    pub events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// The queue's own time, which never goes back; all that happens in this transaction happens then.
-    pub at: DateTime<Utc>,
+    pub(crate) at: DateTime<Utc>,
     live: HashMap<UserId, usize>,
     /// Who waits, in order, as far as loaded.
     front: VecDeque<usize>,
@@ -147,13 +150,14 @@ pub struct Line {
     /// Behind the last one admitted, as of the load.
     first_unadmitted: i64,
     admitted_now: i64,
+    admissions_max: i64,
     /// Places of those who left the line in this transaction.
     left_now: Vec<i64>,
 }
 
 impl Line {
     /// A queue whose row was just locked, with nothing loaded yet. Its bucket is refilled up to `now`.
-    pub fn new(mut queue: Queue, now: DateTime<Utc>) -> Self {
+    pub(crate) fn new(mut queue: Queue, now: DateTime<Utc>) -> Self {
         let at = queue.bucket.refill(now, queue.rate_per_minute, queue.burst);
         let first_unadmitted = queue.admitted_seq + 1;
         Self {
@@ -169,14 +173,20 @@ impl Line {
             active: 0,
             first_unadmitted,
             admitted_now: 0,
+            admissions_max: 0,
             left_now: Vec::new(),
         }
     }
 
+    /// Whether `demand` can admit anybody at all.
+    pub(crate) fn may_admit(&self, demand: &Demand) -> bool {
+        demand.configured || (self.queue.admits() && self.queue.bucket.admissions() > 0)
+    }
+
     /// How many of those who wait have to be loaded, so that `demand` cannot admit a join before them: as many as can be
     /// admitted (`rows_max` at most), and for each that may leave one more.
-    pub fn front_max(&self, demand: &Demand, counts: &Counts, rows_max: i64) -> i64 {
-        if !self.queue.admits() && !demand.configured {
+    pub(crate) fn front_max(&self, demand: &Demand, counts: &Counts, rows_max: i64) -> i64 {
+        if !self.may_admit(demand) {
             return 0;
         }
         let leavers = i64::try_from(demand.leavers.len()).unwrap_or(i64::MAX);
@@ -188,12 +198,13 @@ impl Line {
     }
 
     /// Takes what was loaded, and ends the tokens whose time is over.
-    pub fn begin(&mut self, loaded: Loaded) {
+    pub(crate) fn begin(&mut self, loaded: Loaded) {
         self.counts = loaded.counts;
         self.active = loaded.counts.active;
         self.tokens = loaded.tokens;
         self.front = loaded.front;
         self.front_complete = loaded.front_complete;
+        self.admissions_max = loaded.admissions_max;
         self.live = self.tokens.iter().enumerate().map(|(index, token)| (token.user_id, index)).collect();
         for index in 0..self.tokens.len() {
             let token = &self.tokens[index];
@@ -204,17 +215,17 @@ impl Line {
     }
 
     /// The live token of a buyer.
-    pub fn live(&self, user: UserId) -> Option<usize> {
+    pub(crate) fn live(&self, user: UserId) -> Option<usize> {
         self.live.get(&user).copied()
     }
 
     /// Somebody left the line behind the last one admitted, so a place alone does not tell a position.
-    pub fn has_gaps(&self) -> bool {
+    pub(crate) fn has_gaps(&self) -> bool {
         self.counts.gone > 0
     }
 
     /// The waiting tokens that `users` have, in order of places.
-    pub fn waiting_of(&self, users: &[UserId]) -> Vec<usize> {
+    pub(crate) fn waiting_of(&self, users: &[UserId]) -> Vec<usize> {
         let own = users.iter().filter_map(|user| self.live(*user));
         let mut waiting: Vec<usize> = own.filter(|index| self.tokens[*index].status == TokenStatus::Waiting).collect();
         waiting.sort_unstable_by_key(|index| self.tokens[*index].seq);
@@ -223,7 +234,7 @@ impl Line {
     }
 
     /// A buyer without a live token joins.
-    pub fn join(&mut self, token_id: TokenId, user_id: UserId, issued_at: DateTime<Utc>) -> usize {
+    pub(crate) fn join(&mut self, token_id: TokenId, user_id: UserId, issued_at: DateTime<Utc>) -> usize {
         let index = self.tokens.len();
         self.tokens.push(Token {
             seq: self.queue.next_seq,
@@ -248,7 +259,7 @@ impl Line {
     }
 
     /// Ends a live token: its buyer left, or its time is over.
-    pub fn end(&mut self, index: usize, status: TokenStatus) {
+    pub(crate) fn end(&mut self, index: usize, status: TokenStatus) {
         let token = &mut self.tokens[index];
         match token.status {
             TokenStatus::Active => self.active -= 1,
@@ -263,13 +274,14 @@ impl Line {
     }
 
     /// Admits those whose turn it is.
-    pub fn admit(&mut self) {
+    pub(crate) fn admit(&mut self) {
         if !self.queue.admits() {
             return;
         }
         let expires_at = self.at + TimeDelta::seconds(self.queue.active_seconds);
         while let Some(index) = self.next_in_line()
             && self.active < self.queue.max_active
+            && self.admitted_now < self.admissions_max
             && self.queue.bucket.take()
         {
             self.front.pop_front();
@@ -299,7 +311,7 @@ impl Line {
     }
 
     /// Changes the settings. What was earned until now was earned at the old rate.
-    pub fn configure(&mut self, settings: &QueueSettings) {
+    pub(crate) fn configure(&mut self, settings: &QueueSettings) {
         let queue = &mut self.queue;
         queue.rate_per_minute = settings.rate_per_minute.unwrap_or(queue.rate_per_minute);
         queue.burst = settings.burst.unwrap_or(queue.burst);
@@ -311,7 +323,7 @@ impl Line {
     }
 
     /// Where a live token stands.
-    pub fn standing(&self, index: usize) -> Standing {
+    pub(crate) fn standing(&self, index: usize) -> Standing {
         let token = &self.tokens[index];
         match token.expires_at {
             Some(expires_at) => Standing::Active { expires_at },
@@ -327,27 +339,27 @@ impl Line {
     }
 
     /// Buyers in line.
-    pub fn waiting(&self) -> i64 {
+    pub(crate) fn waiting(&self) -> i64 {
         self.queue.next_seq - self.first_unadmitted - self.counts.gone - self.admitted_now - count(self.left_now.len())
     }
 
     /// Buyers inside.
-    pub fn active(&self) -> i64 {
+    pub(crate) fn active(&self) -> i64 {
         self.active
     }
 
     /// Admissions in the last 60 seconds; only known when the queue is configured.
-    pub fn admitted_last_minute(&self) -> i64 {
+    pub(crate) fn admitted_last_minute(&self) -> i64 {
         self.counts.admitted_last_minute + self.admitted_now
     }
 
     /// When the first in line joined.
-    pub fn oldest_issued_at(&mut self) -> Option<DateTime<Utc>> {
+    pub(crate) fn oldest_issued_at(&mut self) -> Option<DateTime<Utc>> {
         self.next_in_line().map(|index| self.tokens[index].issued_at)
     }
 
     /// Nobody waits: known for certain, because all who could were loaded.
-    pub fn is_empty(&mut self) -> bool {
+    pub(crate) fn is_empty(&mut self) -> bool {
         self.front_complete && self.next_in_line().is_none()
     }
 }
@@ -365,3 +377,7 @@ fn count(n: usize) -> i64 {
 fn event(token: &Token, concert_id: ConcertId, at: DateTime<Utc>, expires_at: Option<DateTime<Utc>>) -> TokenEvent {
     TokenEvent { token_id: token.token_id, user_id: token.user_id, concert_id, at, expires_at, seq: Some(token.seq) }
 }
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;

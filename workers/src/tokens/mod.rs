@@ -3,12 +3,13 @@
 //! [`decide`] has the rules for commands, [`line`] those of one queue, [`bucket`] the rate; [`store`] the SQL; [`demand`] says what has to
 //! be loaded for a batch. This file ties them to the runtime.
 
-pub mod bucket;
-pub mod decide;
-pub mod demand;
-pub mod line;
-pub mod store;
-mod users;
+mod bucket;
+mod decide;
+mod demand;
+mod line;
+#[cfg(test)]
+mod model;
+mod store;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,10 +24,10 @@ use sqlx::{PgConnection, PgPool};
 
 use self::decide::{Decision, State, Ticket, decide};
 use self::demand::Demands;
-use self::line::Standing;
+use self::line::{Line, Standing};
 use self::store::{Candidate, Lines};
-use self::users::KnownUsers;
 use crate::runtime::word::{Applied, Clock, Emissions, Logged, Outcome, Word};
+use crate::users::Users;
 
 /// Queues that one tick looks at; the next tick goes on behind them.
 const TICK_QUEUES_MAX: usize = 500;
@@ -37,7 +38,7 @@ const EMPTY_REMEMBERED_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct Tokens {
     keys: Keys,
-    users: KnownUsers,
+    users: Users,
     /// Where the next tick begins.
     tick_after: ConcertId,
     /// Queues where nobody waits, all having left, as of this place of the next join. Only a join can change that.
@@ -56,7 +57,7 @@ impl std::fmt::Debug for Keys {
 impl Tokens {
     /// With the keys that queue tokens are signed with.
     pub fn new(keys: QueueTokens) -> Self {
-        Self { keys: Keys(keys), users: KnownUsers::default(), tick_after: ConcertId(0), empty: HashMap::new() }
+        Self { keys: Keys(keys), users: Users::default(), tick_after: ConcertId(0), empty: HashMap::new() }
     }
 
     async fn load(
@@ -66,14 +67,8 @@ impl Tokens {
         demands: &Demands,
     ) -> Result<State, sqlx::Error> {
         let joiners = demands.values().flat_map(|demand| demand.joiners.iter().copied());
-        let mut unknown_users = self.users.unknown_of(joiners);
-        if !unknown_users.is_empty() {
-            let existing = store::existing_users(transaction, &unknown_users).await?;
-            for user in &existing {
-                unknown_users.remove(user);
-            }
-            self.users.remember(existing.into_iter());
-        }
+        self.users.load(transaction, joiners.clone()).await?;
+        let unknown_users = joiners.filter(|user| !self.users.exists(*user)).collect();
         let concerts: Vec<i64> = demands.keys().map(|concert| concert.0).collect();
         let mut lines = store::lock_queues(transaction, now, &concerts, true).await?;
         if !lines.is_empty() {
@@ -85,7 +80,7 @@ impl Tokens {
     /// The answer that a decision is told with.
     fn outcome(&self, decision: Decision) -> Outcome {
         match decision {
-            Decision::Issued(ticket) => self.issued(ticket),
+            Decision::Issued(ticket) => self.issued(&ticket),
             Decision::Left(concert, token_id) => {
                 Outcome::succeeded(200, &LeftBody { token_id, status: TokenStatus::Left }).with_token_of(concert)
             }
@@ -94,9 +89,9 @@ impl Tokens {
         }
     }
 
-    fn issued(&self, ticket: Ticket) -> Outcome {
+    fn issued(&self, ticket: &Ticket) -> Outcome {
         let keys = &self.keys.0;
-        let Ticket { token_id, user_id, concert_id, seq, issued_at, .. } = ticket;
+        let Ticket { token_id, user_id, concert_id, seq, issued_at, .. } = *ticket;
         let claims = QueueClaims::new(token_id, user_id, concert_id, seq, issued_at);
         let queue_token = keys.sign(&claims, ticket.kid.as_deref().unwrap_or_else(|| keys.signing_kid()));
         let identity = TokenIdentity { queue_token, token_id, concert_id, issued_at };
@@ -117,6 +112,22 @@ impl Tokens {
         self.tick_after = found.last().filter(|_| more).map_or(ConcertId(0), |last| last.concert_id);
         let has_work = |queue: &&Candidate| queue.overdue || self.empty.get(&queue.concert_id) != Some(&queue.next_seq);
         Ok(found.iter().filter(has_work).map(|queue| queue.concert_id.0).collect())
+    }
+
+    /// Does what is to be done at `now` in those of `concerts` that nobody else has locked.
+    async fn sweep_and_admit(
+        &self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        concerts: &[i64],
+    ) -> Result<Lines, sqlx::Error> {
+        let mut lines = store::lock_queues(transaction, now, concerts, false).await?;
+        if !lines.is_empty() {
+            store::load_tokens(transaction, &mut lines, &Demands::new()).await?;
+            lines.values_mut().for_each(Line::admit);
+            store::write(transaction, &lines, self.keys.0.signing_kid()).await?;
+        }
+        Ok(lines)
     }
 
     fn remember_empty(&mut self, lines: &mut Lines) {
@@ -171,19 +182,13 @@ impl Word for Tokens {
         }
         let mut transaction = pool.begin().await?;
         let now = store::now(&mut transaction).await?;
-        let mut lines = store::lock_queues(&mut transaction, now, &concerts, false).await?;
-        if !lines.is_empty() {
-            store::load_tokens(&mut transaction, &mut lines, &Demands::new()).await?;
-            lines.values_mut().for_each(|line| line.admit());
-            store::write(&mut transaction, &lines, self.keys.0.signing_kid()).await?;
-        }
+        let mut lines = self.sweep_and_admit(&mut transaction, now, &concerts).await?;
         transaction.commit().await?;
         self.remember_empty(&mut lines);
         Ok(take_events(&mut lines))
     }
 
     fn forget(&mut self) {
-        self.users.clear();
         self.empty.clear();
     }
 }

@@ -4,7 +4,7 @@
 //! Subqueries with LIMIT or FOR UPDATE stay where they are written, which pins each statement to one index probe a key:
 //! no plan that was cached while a table was small can turn into a scan of a large one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use common::bodies::TokenStatus;
@@ -17,37 +17,17 @@ use super::demand::{self, Demand, Demands};
 use super::line::{Change, Counts, Line, Loaded, Queue, Token};
 
 /// The lines that a batch touches, by concert.
-pub type Lines = BTreeMap<ConcertId, Line>;
+pub(crate) type Lines = BTreeMap<ConcertId, Line>;
 
 /// A queue that a tick may have to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The concert.
-    pub concert_id: ConcertId,
+    pub(crate) concert_id: ConcertId,
     /// The place of its next join.
-    pub next_seq: i64,
+    pub(crate) next_seq: i64,
     /// Somebody's time is over.
-    pub overdue: bool,
-}
-
-/// Those of `users` who exist.
-///
-/// # Errors
-/// What the database says.
-pub async fn existing_users(
-    connection: &mut PgConnection,
-    users: &HashSet<UserId>,
-) -> Result<Vec<UserId>, sqlx::Error> {
-    let mut users: Vec<_> = users.iter().map(|user| user.0).collect();
-    users.sort_unstable();
-    sqlx::query_scalar!(
-        r#"SELECT u.user_id AS "user_id: UserId"
-           FROM unnest($1::uuid[]) AS asked (user_id)
-           CROSS JOIN LATERAL (SELECT users.user_id FROM users WHERE users.user_id = asked.user_id LIMIT 1) u"#,
-        &users
-    )
-    .fetch_all(connection)
-    .await
+    pub(crate) overdue: bool,
 }
 
 /// Locks the queues of `concerts`, and with `wait` waits for those that another transaction has; else it leaves them out.
@@ -56,7 +36,7 @@ pub async fn existing_users(
 ///
 /// # Errors
 /// What the database says.
-pub async fn lock_queues(
+pub(crate) async fn lock_queues(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
     concerts: &[i64],
@@ -115,18 +95,20 @@ impl From<QueueRow> for Queue {
 ///
 /// # Errors
 /// What the database says.
-pub async fn load_tokens(
+pub(crate) async fn load_tokens(
     connection: &mut PgConnection,
     lines: &mut Lines,
     demands: &Demands,
 ) -> Result<(), sqlx::Error> {
     let counts = count_tokens(connection, lines, demands).await?;
-    let wanted = Wanted::new(lines, demands, &counts);
+    let rows_max = demand::rows_max(lines.len());
+    let wanted = Wanted::new(lines, demands, &counts, rows_max);
     let mut found = lock_tokens(connection, &wanted).await?;
     for ((line, counts), front_max) in lines.values_mut().zip(counts).zip(&wanted.front_max) {
         let (mut loaded, front_rows) = found.remove(&line.queue.concert_id).unwrap_or_default();
         loaded.front_complete = front_rows < *front_max;
         loaded.counts = counts;
+        loaded.admissions_max = rows_max;
         line.begin(loaded);
     }
     count_gone_before(connection, lines, demands).await
@@ -141,15 +123,19 @@ async fn count_tokens(
     let concerts: Vec<i64> = lines.keys().map(|concert| concert.0).collect();
     let ats: Vec<_> = lines.values().map(|line| line.at).collect();
     let admitted_seqs: Vec<_> = lines.values().map(|line| line.queue.admitted_seq).collect();
-    let configured: Vec<_> = lines.keys().map(|concert| demands.get(concert).is_some_and(|d| d.configured)).collect();
+    let demand_of = |line: &Line| demands.get(&line.queue.concert_id);
+    // A tick demands nothing and ends those whose time is over. A batch that cannot admit anybody, which is the rule when
+    // a crowd joins, need not know how many are inside.
+    let counted: Vec<_> = lines.values().map(|line| demand_of(line).is_none_or(|d| line.may_admit(d))).collect();
+    let configured: Vec<_> = lines.values().map(|line| demand_of(line).is_some_and(|d| d.configured)).collect();
     sqlx::query_as!(
         Counts,
         r#"SELECT a.active AS "active!", a.overdue AS "overdue!", g.gone AS "gone!", m.admitted AS "admitted_last_minute!"
-           FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::boolean[])
-                WITH ORDINALITY AS q (concert_id, at, admitted_seq, configured, place)
+           FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::boolean[], $5::boolean[])
+                WITH ORDINALITY AS q (concert_id, at, admitted_seq, counted, configured, place)
            CROSS JOIN LATERAL (
                SELECT count(*) AS active, count(*) FILTER (WHERE t.expires_at <= q.at) AS overdue
-               FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE') a
+               FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE' AND q.counted) a
            CROSS JOIN LATERAL (
                SELECT count(*) AS gone
                FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'LEFT' AND t.seq > q.admitted_seq) g
@@ -167,6 +153,7 @@ async fn count_tokens(
         &concerts,
         &ats,
         &admitted_seqs,
+        &counted,
         &configured
     )
     .fetch_all(connection)
@@ -186,9 +173,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(lines: &Lines, demands: &Demands, counts: &[Counts]) -> Self {
-        let (rows_max, nothing) = (demand::rows_max(lines.len()), Demand::default());
-        let mut wanted = Self::default();
+    fn new(lines: &Lines, demands: &Demands, counts: &[Counts], rows_max: i64) -> Self {
+        let (mut wanted, nothing) = (Self::default(), Demand::default());
         for (line, counts) in lines.values().zip(counts) {
             let concert = line.queue.concert_id;
             let demand = demands.get(&concert).unwrap_or(&nothing);
@@ -333,7 +319,7 @@ async fn count_gone_before(
 ///
 /// # Errors
 /// What the database says.
-pub async fn write(connection: &mut PgConnection, lines: &Lines, kid: &str) -> Result<(), sqlx::Error> {
+pub(crate) async fn write(connection: &mut PgConnection, lines: &Lines, kid: &str) -> Result<(), sqlx::Error> {
     update_tokens(connection, lines).await?;
     insert_tokens(connection, lines, kid).await?;
     update_queues(connection, lines).await
@@ -457,19 +443,19 @@ async fn update_queues(connection: &mut PgConnection, lines: &Lines) -> Result<(
 ///
 /// # Errors
 /// What the database says.
-pub async fn candidates(pool: &PgPool, after: ConcertId, limit: i64) -> Result<Vec<Candidate>, sqlx::Error> {
+pub(crate) async fn candidates(pool: &PgPool, after: ConcertId, limit: i64) -> Result<Vec<Candidate>, sqlx::Error> {
     #[expect(clippy::cast_precision_loss, reason = "a small constant")]
     let admission = ADMISSION as f64;
     sqlx::query_as!(
         Candidate,
-        r#"SELECT q.concert_id AS "concert_id: ConcertId", q.next_seq, o.overdue AS "overdue!"
+        r#"SELECT q.concert_id AS "concert_id: ConcertId", q.next_seq, o.overdue IS NOT NULL AS "overdue!"
            FROM queues q
-           CROSS JOIN LATERAL (
-               SELECT EXISTS (
-                   SELECT FROM queue_tokens t
-                   WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE' AND t.expires_at <= now()) AS overdue) o
+           LEFT JOIN LATERAL (
+               SELECT true AS overdue FROM queue_tokens t
+               WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE' AND t.expires_at <= now()
+               LIMIT 1) o ON true
            WHERE q.concert_id > $1 AND (
-               o.overdue
+               o.overdue IS NOT NULL
                OR CASE WHEN q.state IN ('OPEN', 'DRAINING') AND q.next_seq > q.admitted_seq + 1
                         AND q.credit + q.rate_per_minute * 1e6::float8 * extract(epoch FROM now() - q.refilled_at) >= $2
                   THEN (SELECT count(*) FROM (
@@ -489,6 +475,6 @@ pub async fn candidates(pool: &PgPool, after: ConcertId, limit: i64) -> Result<V
 ///
 /// # Errors
 /// What the database says.
-pub async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
+pub(crate) async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(connection).await
 }
