@@ -1,6 +1,5 @@
 //! A system while it is brought up: who is started, who runs already, and how they are stopped again.
 
-use std::fs::OpenOptions;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -126,10 +125,7 @@ impl<'a> System<'a> {
     /// Creates the topics and runs the migrations.
     pub(crate) fn setup(&self, programs: &Programs, backing: &Backing) -> Result<()> {
         let step = console::step("creating topics, migrating");
-        let log = self.dev.log("setup");
-        let output = OpenOptions::new().create(true).append(true).open(&log);
-        let output = output.with_context(|| format!("cannot open {}", log.display()))?;
-        let offset = output.metadata().context("cannot read the size of a log")?.len();
+        let (output, offset) = process::open_log(self.dev, "setup")?;
         let errors = output.try_clone().context("cannot share a log")?;
         let child = backing.setup(programs).stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         if !cargo::wait(child.context("cannot run setup")?)?.success() {
