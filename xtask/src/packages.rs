@@ -39,13 +39,48 @@ struct Missing {
 
 /// Finds everything, installing by apt what is not there. The error says exactly what to install.
 pub(crate) fn ensure(wanted: Wanted) -> Result<Tools> {
-    let missing = missing(wanted);
+    let mut found = Found::look(wanted);
+    let missing = found.missing(wanted);
     if !missing.is_empty() {
-        install(&missing)?;
+        let by_hand = install(&missing)?;
+        found = Found::look(wanted);
+        if !found.missing(wanted).is_empty() {
+            bail!("the packages of this distribution do not suffice. {by_hand}");
+        }
     }
-    let postgres =
-        if wanted.postgres { Some(find_postgres().context("no Postgres after installing it")?) } else { None };
-    Ok(Tools { java: find_java().context("no Java after installing it")?, postgres })
+    Ok(Tools { java: found.java.context("no Java")?, postgres: found.postgres })
+}
+
+/// What was found of what takes time to find.
+struct Found {
+    java: Option<PathBuf>,
+    postgres: Option<PathBuf>,
+}
+
+impl Found {
+    fn look(wanted: Wanted) -> Self {
+        Self { java: find_java(), postgres: wanted.postgres.then(find_postgres).flatten() }
+    }
+
+    fn missing(&self, wanted: Wanted) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        let mut need = |there: bool, what, package| {
+            if !there {
+                missing.push(Missing { what, package });
+            }
+        };
+        need(self.java.is_some(), "Java (JDK) 17 or later", JAVA_PACKAGES[0]);
+        need(!wanted.maven || on_path("mvn").is_some(), "Maven", "maven");
+        need(!wanted.postgres || self.postgres.is_some(), "Postgres 15 or later", "postgresql");
+        // For librdkafka, which is compiled from source.
+        let compilers = ["cc", "c++", "make"].iter().all(|program| on_path(program).is_some());
+        need(compilers, "a C and C++ compiler and make", "build-essential");
+        let pkg_config = on_path("pkg-config").is_some();
+        need(pkg_config, "pkg-config", "pkg-config");
+        need(pkg_config && library("openssl"), "OpenSSL's headers", "libssl-dev");
+        need(pkg_config && library("zlib"), "zlib's headers", "zlib1g-dev");
+        missing
+    }
 }
 
 /// Java alone, for Kafka's tools.
@@ -53,31 +88,8 @@ pub(crate) fn java() -> Result<PathBuf> {
     find_java().with_context(|| format!("no Java {JAVA_MIN} or later: run `cargo xtask up` first, it installs it"))
 }
 
-fn missing(wanted: Wanted) -> Vec<Missing> {
-    let mut missing = Vec::new();
-    let mut need = |there: bool, what, package| {
-        if !there {
-            missing.push(Missing { what, package });
-        }
-    };
-    need(find_java().is_some(), "Java (JDK) 17 or later", JAVA_PACKAGES[0]);
-    need(!wanted.maven || on_path("mvn").is_some(), "Maven", "maven");
-    need(!wanted.postgres || find_postgres().is_some(), "Postgres 15 or later", "postgresql");
-    // For librdkafka, which is compiled from source.
-    need(
-        on_path("cc").is_some() && on_path("c++").is_some() && on_path("make").is_some(),
-        "a C and C++ compiler and make",
-        "build-essential",
-    );
-    let pkg_config = on_path("pkg-config").is_some();
-    need(pkg_config, "pkg-config", "pkg-config");
-    need(pkg_config && library("openssl"), "OpenSSL's headers", "libssl-dev");
-    need(pkg_config && library("zlib"), "zlib's headers", "zlib1g-dev");
-    missing
-}
-
-/// Installs by apt, as root or through sudo if that asks for no password.
-fn install(missing: &[Missing]) -> Result<()> {
+/// Installs by apt, as root or through sudo if that asks for no password; what to do by hand if that does not suffice.
+fn install(missing: &[Missing]) -> Result<String> {
     let names: Vec<&str> = missing.iter().map(|missing| missing.what).collect();
     let packages: Vec<&str> = missing.iter().map(|missing| missing.package).collect();
     let by_hand = format!(
@@ -121,12 +133,7 @@ fn install(missing: &[Missing]) -> Result<()> {
     let mut install = vec!["apt-get", "install", "-y", "-qq", "--no-install-recommends"];
     install.extend(packages);
     root(&install)?;
-    if find_java().is_none()
-        || missing.iter().any(|missing| missing.package == "postgresql") && find_postgres().is_none()
-    {
-        bail!("the distribution's packages are too old. {by_hand}");
-    }
-    Ok(())
+    Ok(by_hand)
 }
 
 /// The first Java package that this distribution has.

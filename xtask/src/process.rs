@@ -4,7 +4,7 @@
 //! (clock ticks since boot, and which boot); a process that began at another time is not ours and is never signalled.
 //! Signals go through a pidfd that is opened before the check, so nothing can slip in between.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -54,13 +54,8 @@ pub(crate) struct Started {
 
 /// Starts `command` as the process `name`: no input, output appended to its log, not reached by the terminal's Ctrl-C.
 pub(crate) fn start(dev: &Dev, name: &str, command: &mut Command, settings: &str) -> Result<Started> {
-    let log = dev.log(name);
-    for folder in [log.parent(), Some(dev.run_dir().as_path())].into_iter().flatten() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
-    let output = OpenOptions::new().create(true).append(true).open(&log);
-    let output = output.with_context(|| format!("cannot open {}", log.display()))?;
-    let log_offset = output.metadata().context("cannot read the size of a log")?.len();
+    let (output, log_offset) = open_log(dev, name)?;
+    fs::create_dir_all(dev.run_dir()).context("cannot create a folder for pid files")?;
     let errors = output.try_clone().context("cannot share a log")?;
     command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
     let program = command.get_program().to_string_lossy().into_owned();
@@ -72,6 +67,18 @@ pub(crate) fn start(dev: &Dev, name: &str, command: &mut Command, settings: &str
     dev::write_private(&record_file(dev, name), &serde_json::to_string(&record)?)?;
     dev::write_private(&pid_file(dev, name), &format!("{pid}\n"))?;
     Ok(Started { child, log_offset })
+}
+
+/// Opens a log to append to it; and where its end is now, in bytes.
+pub(crate) fn open_log(dev: &Dev, name: &str) -> Result<(File, u64)> {
+    let path = dev.log(name);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    let end = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?.len();
+    Ok((file, end))
 }
 
 /// The process of this name, if it is alive and ours.

@@ -1,6 +1,5 @@
 //! A system while it is brought up: who is started, who runs already, and how they are stopped again.
 
-use std::fs::OpenOptions;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,9 @@ const READY_WAIT: Duration = Duration::from_secs(90);
 /// How often it is asked meanwhile.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 const LOG_LINES_SHOWN: usize = 20;
+
+/// Where in its log the lines of a process begin, in bytes; none if it ran before.
+type LogOffset = Option<u64>;
 
 /// One system, and what this command has started of it.
 pub(crate) struct System<'a> {
@@ -87,29 +89,29 @@ impl<'a> System<'a> {
         Ok(Backing { database_url, kafka_bootstrap_servers, keys })
     }
 
-    fn start_kafka(&mut self, tools: &Tools) -> Result<(Kafka, u64)> {
+    fn start_kafka(&mut self, tools: &Tools) -> Result<(Kafka, LogOffset)> {
         kafka::fetch(self.dev, &tools.java)?;
         let running = process::find(self.dev, kafka::NAME).is_some();
         let port = self.port(kafka::NAME, running, None)?;
         let controller_port = self.port("kafka-controller", running, None)?;
         let kafka = Kafka::new(self.dev, tools.java.clone(), port, controller_port);
         if running {
-            return Ok((kafka, u64::MAX));
+            return Ok((kafka, None));
         }
         kafka.format()?;
         let offset = self.start(kafka::NAME, &mut kafka.command(), "")?;
-        Ok((kafka, offset))
+        Ok((kafka, Some(offset)))
     }
 
     /// Starts the private Postgres and waits until it is ready; its address.
     pub(crate) fn start_postgres(&mut self, tools: &Tools, keys: &Keys) -> Result<String> {
         let postgres = self.postgres(tools, keys)?;
         let offset = if process::find(self.dev, postgres::NAME).is_some() {
-            u64::MAX
+            None
         } else {
             postgres.format()?;
             postgres.clear_up_after_kill()?;
-            self.start(postgres::NAME, &mut postgres.command(), "")?
+            Some(self.start(postgres::NAME, &mut postgres.command(), "")?)
         };
         self.await_ready("Postgres", postgres::NAME, offset, || postgres.is_ready())?;
         Ok(postgres.url())
@@ -126,10 +128,7 @@ impl<'a> System<'a> {
     /// Creates the topics and runs the migrations.
     pub(crate) fn setup(&self, programs: &Programs, backing: &Backing) -> Result<()> {
         let step = console::step("creating topics, migrating");
-        let log = self.dev.log("setup");
-        let output = OpenOptions::new().create(true).append(true).open(&log);
-        let output = output.with_context(|| format!("cannot open {}", log.display()))?;
-        let offset = output.metadata().context("cannot read the size of a log")?.len();
+        let (output, offset) = process::open_log(self.dev, "setup")?;
         let errors = output.try_clone().context("cannot share a log")?;
         let child = backing.setup(programs).stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         if !cargo::wait(child.context("cannot run setup")?)?.success() {
@@ -155,7 +154,7 @@ impl<'a> System<'a> {
                             "{name} still runs an older build: `cargo xtask down` first to replace it"
                         ));
                     }
-                    u64::MAX
+                    None
                 }
                 running => {
                     if let Some(running) = running {
@@ -166,7 +165,7 @@ impl<'a> System<'a> {
                     }
                     let wish = (name == services::API && self.dev.is_main()).then_some(services::API_PORT_WISH);
                     let port = self.port(&name, false, wish)?;
-                    self.start(&name, &mut backing.service(programs, &name, port), &settings)?
+                    Some(self.start(&name, &mut backing.service(programs, &name, port), &settings)?)
                 }
             };
             offsets.push((name, offset));
@@ -198,14 +197,13 @@ impl<'a> System<'a> {
         Ok(started.log_offset)
     }
 
-    /// Waits until a process is ready. The error has the last lines of its log. An `offset` of `u64::MAX`: it ran before.
-    fn await_ready(&self, title: &str, name: &str, offset: u64, ready: impl Fn() -> bool) -> Result<()> {
-        let ran_before = offset == u64::MAX;
-        let step = console::step(if ran_before { format!("{title} runs") } else { format!("starting {title}") });
+    /// Waits until a process is ready. The error has the last lines of its log.
+    fn await_ready(&self, title: &str, name: &str, offset: LogOffset, ready: impl Fn() -> bool) -> Result<()> {
+        let step = console::step(if offset.is_none() { format!("{title} runs") } else { format!("starting {title}") });
         let begun = Instant::now();
         while !ready() {
             interrupt::check()?;
-            let lines = || self.log_lines(name, if ran_before { 0 } else { offset });
+            let lines = || self.log_lines(name, offset.unwrap_or(0));
             if process::find(self.dev, name).is_none() {
                 bail!("{title} ended instead of starting. {}", lines());
             }
