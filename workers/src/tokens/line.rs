@@ -197,7 +197,7 @@ impl Line {
         let Some(at_most) = at_most else { return true };
         let somebody_waits = self.queue.next_seq > self.first_unadmitted;
         let wanted = if somebody_waits { i64::MAX } else { count(demand.joiners.len()) };
-        due && self.room(demand, at_most) < wanted.min(self.queue.bucket.admissions())
+        due && self.queue.max_active - at_most < wanted.min(self.queue.bucket.admissions())
     }
 
     /// How many may be let in at most while `demand` is met.

@@ -127,7 +127,11 @@ impl Audit {
             }
             Step::Tick => self.world.tick(),
             Step::Pass(us) => self.world.advance(*us),
-            Step::Pay(buyer) => self.world.complete(user(*buyer)),
+            Step::Pay(buyer) => {
+                self.world.complete(user(*buyer));
+                // Long enough for another count to be due, or else the batch's length decides whether it is.
+                self.world.advance(20);
+            }
             Step::LateTick(us) => {
                 self.world.advance(-*us);
                 self.world.tick();
