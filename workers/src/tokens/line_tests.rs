@@ -232,6 +232,19 @@ fn check_told(world: &World, decision: &Decision) {
     }
 }
 
+#[test]
+fn a_join_is_not_admitted_before_those_who_were_not_loaded() {
+    for (front_complete, admitted) in [(false, 0), (true, 1)] {
+        let world = World::new(60, 3, 4);
+        let mut line = Line::new(world.queue.clone(), world.now);
+        let counts = Counts { active: Some(0), ..Counts::default() };
+        line.begin(Loaded { front_complete, counts, admissions_max: 10, ..Loaded::default() });
+        line.join(TokenId(Uuid::from_u128(1)), user(1), world.now);
+        line.admit();
+        assert_eq!(line.queue.admitted_total, admitted);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
