@@ -1,7 +1,7 @@
 //! The queue: joins in, in strict order, and admissions out, at an exact rate. One concert is one line.
 //!
-//! [`decide`] has the rules for commands, [`line`] those of one queue, [`bucket`] the rate; [`store`] the SQL; [`demand`] says what has to
-//! be loaded for a batch. This file ties them to the runtime.
+//! `decide` has the rules for commands, `line` those of one queue, `bucket` the rate; `store` the SQL. `demand` says what has to be
+//! loaded for a batch, and `inside` when it is worth while to count who is inside. This file ties them to the runtime.
 
 mod bucket;
 mod decide;
@@ -37,31 +37,21 @@ const TICK_QUEUES_MAX: usize = 500;
 const EMPTY_REMEMBERED_MAX: usize = 10_000;
 
 /// The word tokens: `token.issue`, `token.leave`, `queue.configure`.
-#[derive(Debug)]
 pub struct Tokens {
-    keys: Keys,
+    keys: QueueTokens,
     users: Users,
     /// Where the next tick begins.
     tick_after: ConcertId,
-    /// Queues where nobody waits, all having left, as of this place of the next join. Only a join can change that.
+    /// Queues where nobody waits (all who did have left), as of this place of the next join. Only a join can change that.
     empty: HashMap<ConcertId, i64>,
     inside: Inside,
-}
-
-/// The keys, without a way to print them.
-struct Keys(QueueTokens);
-
-impl std::fmt::Debug for Keys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.signing_kid())
-    }
 }
 
 impl Tokens {
     /// With the keys that queue tokens are signed with.
     pub fn new(keys: QueueTokens) -> Self {
         Self {
-            keys: Keys(keys),
+            keys,
             users: Users::default(),
             tick_after: ConcertId(0),
             empty: HashMap::new(),
@@ -99,7 +89,7 @@ impl Tokens {
     }
 
     fn issued(&self, ticket: &Ticket) -> Outcome {
-        let keys = &self.keys.0;
+        let keys = &self.keys;
         let Ticket { token_id, user_id, concert_id, seq, issued_at, .. } = *ticket;
         let claims = QueueClaims::new(token_id, user_id, concert_id, seq, issued_at);
         let queue_token = keys.sign(&claims, ticket.kid.as_deref().unwrap_or_else(|| keys.signing_kid()));
@@ -148,7 +138,7 @@ impl Tokens {
         if !lines.is_empty() {
             store::load_tokens(transaction, &mut lines, &Demands::new(), &self.inside).await?;
             lines.values_mut().for_each(Line::admit);
-            store::write(transaction, &lines, self.keys.0.signing_kid()).await?;
+            store::write(transaction, &lines, self.keys.signing_kid()).await?;
         }
         Ok(lines)
     }
@@ -196,7 +186,7 @@ impl Word for Tokens {
             let decision = decide(&mut state, &logged.command, clock);
             outcomes.push(self.outcome(decision));
         }
-        store::write(transaction, &state.lines, self.keys.0.signing_kid()).await?;
+        store::write(transaction, &state.lines, self.keys.signing_kid()).await?;
         // If the transaction fails after all, `forget` is called.
         self.remember(&mut state.lines);
         Ok(Applied { outcomes, emissions: take_events(&mut state.lines) })
