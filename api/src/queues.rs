@@ -20,7 +20,7 @@ use crate::store;
 /// How often all queues' marks are read.
 const REFRESH: Duration = Duration::from_millis(200);
 /// How long such a read may take.
-const REFRESH_MAX: Duration = Duration::from_secs(2);
+const REFRESH_MAX: Duration = Duration::from_secs(1);
 /// When a token's state is read again although the results topic said nothing.
 const STATE_FRESH: Duration = Duration::from_secs(10);
 /// Counters that tell whether a token changed while its row was read.

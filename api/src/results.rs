@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use common::config::KafkaConfig;
 use common::ids::{ConcertId, ReservationId, ScheduleId, TokenId};
 use common::kafka::consumer::reader_config;
+use common::kafka::context::QuietContext;
 use common::messages::results::{RequestResult, RequestStatus, ResultRecord, TokenEvent};
 use common::messages::tokens::QueueState;
 use common::topics;
@@ -38,14 +39,15 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(30);
 /// # Errors
 /// The Kafka settings are refused, or there is no thread.
 pub(crate) fn start(app: Arc<App>, kafka: &KafkaConfig) -> anyhow::Result<JoinHandle<()>> {
-    let consumer: BaseConsumer = reader_config(kafka, "boxoffice-api-results").create()?;
+    let consumer: BaseConsumer<QuietContext> =
+        reader_config(kafka, "boxoffice-api-results").create_with_context(QuietContext::default())?;
     let reader = Reader { app, consumer, assigned: BTreeSet::new(), looked_at: Instant::now(), probed_at: None };
     Ok(std::thread::Builder::new().name("results".to_owned()).spawn(move || reader.run())?)
 }
 
 struct Reader {
     app: Arc<App>,
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<QuietContext>,
     assigned: BTreeSet<i32>,
     looked_at: Instant,
     probed_at: Option<Instant>,

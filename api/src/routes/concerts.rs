@@ -109,7 +109,7 @@ pub(crate) async fn schedules(call: Call) -> Result<Response, ApiError> {
     let zone = app.catalogue.zone(app, concert).await?;
     queue::for_concert(&token, concert)?;
     queue::usable(app, &token).await?;
-    let mut rows = store::concerts::schedules_to_come(&app.pool, &[concert.0]).await?;
+    let mut rows = store::concerts::schedules_to_come(app.database()?, &[concert.0]).await?;
     rows.retain(|row| {
         let date = date_in(zone, row.starts_at);
         from.is_none_or(|from| from <= date) && to.is_none_or(|to| date <= to)

@@ -121,7 +121,7 @@ pub(crate) async fn make_concert(call: Call) -> Result<Response, ApiError> {
         // A quiet time lies behind every new queue: its bucket is full.
         credit: queue.burst * CREDIT_OF_AN_ADMISSION,
     };
-    let concert_id = store::concerts::insert_concert(&call.app.pool, &new).await?;
+    let concert_id = store::concerts::insert_concert(call.app.database()?, &new).await?;
     queue.concert_id = concert_id;
     call.app.reads.concerts.changed(concert_id);
     let row = ConcertRow {
@@ -243,7 +243,7 @@ pub(crate) async fn make_schedule(call: Call) -> Result<Response, ApiError> {
     let total_seats: i64 = sections.iter().map(Section::seats).sum();
     let app = &call.app;
     let made_id =
-        store::concerts::insert_schedule(&app.pool, concert, request.starts_at, &sections, in_range(total_seats));
+        store::concerts::insert_schedule(app.database()?, concert, request.starts_at, &sections, in_range(total_seats));
     let Some(schedule_id) = made_id.await? else { return Err(ApiError::concert_not_found(concert)) };
     app.catalogue.schedules_changed(concert);
     app.reads.concerts.changed(concert);
@@ -300,7 +300,7 @@ fn is_section_name(name: &str) -> bool {
 pub(crate) async fn queue(call: Call) -> Result<Response, ApiError> {
     call.operator()?;
     let (concert, ()) = both(call.concert_id(), call.no_query())?;
-    let queue = store::operators::queue(&call.app.pool, concert).await?;
+    let queue = store::operators::queue(call.app.database()?, concert).await?;
     queue.map(|queue| Json(queue).into_response()).ok_or_else(|| ApiError::concert_not_found(concert))
 }
 
@@ -352,9 +352,9 @@ pub(crate) async fn user(call: Call) -> Result<Response, ApiError> {
     call.operator()?;
     let (id, ()) = both(call.path_uuid(), call.no_query())?;
     let (app, user_id) = (&call.app, UserId(id));
-    let user = store::operators::user(&app.pool, user_id).await?.ok_or_else(|| user_not_found(user_id))?;
-    let tokens = store::operators::tokens(&app.pool, user_id, SHOWN_MAX).await?;
-    let rows = store::purchases::reservations(&app.pool, user_id, None, SHOWN_MAX).await?;
+    let user = store::operators::user(app.database()?, user_id).await?.ok_or_else(|| user_not_found(user_id))?;
+    let tokens = store::operators::tokens(app.database()?, user_id, SHOWN_MAX).await?;
+    let rows = store::purchases::reservations(app.database()?, user_id, None, SHOWN_MAX).await?;
     let mut reservations = Vec::with_capacity(rows.len());
     for row in &rows {
         reservations.push(reads::body(app, row).await?);

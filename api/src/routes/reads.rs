@@ -37,7 +37,7 @@ pub(crate) async fn reservations(call: Call) -> Result<Response, ApiError> {
     let query = call.query(&["cursor", "limit"])?;
     let (after, limit) = both(query.cursor::<ReservationCursor>(), query.limit())?;
     page_size(limit)?;
-    let rows = store::purchases::reservations(&call.app.pool, buyer, after, limit + 1).await?;
+    let rows = store::purchases::reservations(call.app.database()?, buyer, after, limit + 1).await?;
     let (rows, next_cursor) = page(rows, limit, |row| {
         ReservationCursor { held_at: row.held_at, reservation_id: row.reservation_id.0 }.encode()
     });
@@ -57,7 +57,7 @@ pub(crate) async fn reservations(call: Call) -> Result<Response, ApiError> {
 pub(crate) async fn reservation(call: Call) -> Result<Response, ApiError> {
     let buyer = call.buyer().await?;
     let (id, ()) = both(call.path_uuid(), call.no_query())?;
-    let Some(row) = store::purchases::reservation(&call.app.pool, buyer, ReservationId(id)).await? else {
+    let Some(row) = store::purchases::reservation(call.app.database()?, buyer, ReservationId(id)).await? else {
         return Err(ApiError::new(Slug::ReservationNotFound, format!("You have no reservation {id}.")));
     };
     Ok(Json(body(&call.app, &row).await?).into_response())
@@ -72,7 +72,7 @@ pub(crate) async fn reservation(call: Call) -> Result<Response, ApiError> {
 pub(crate) async fn payment(call: Call) -> Result<Response, ApiError> {
     let buyer = call.buyer().await?;
     let (id, ()) = both(call.path_uuid(), call.no_query())?;
-    let Some(payment) = store::purchases::payment(&call.app.pool, buyer, PaymentId(id)).await? else {
+    let Some(payment) = store::purchases::payment(call.app.database()?, buyer, PaymentId(id)).await? else {
         return Err(ApiError::new(Slug::PaymentNotFound, format!("You have no payment {id}.")));
     };
     let body = PaymentBody {
@@ -115,7 +115,7 @@ pub(crate) async fn balance(call: Call) -> Result<Response, ApiError> {
     if let Some(token) = &token {
         queue::usable(&call.app, token).await?;
     }
-    let balance = store::purchases::balance(&call.app.pool, buyer).await?.unwrap_or_default();
+    let balance = store::purchases::balance(call.app.database()?, buyer).await?.unwrap_or_default();
     Ok(Json(BalanceBody { user_id: buyer, balance, currency: call.app.currency.clone() }).into_response())
 }
 
@@ -160,7 +160,7 @@ pub(crate) async fn entries(call: Call) -> Result<Response, ApiError> {
     if let Some(token) = &token {
         queue::usable(&call.app, token).await?;
     }
-    let rows = store::purchases::entries(&call.app.pool, buyer, after.map(|cursor| cursor.0), limit + 1).await?;
+    let rows = store::purchases::entries(call.app.database()?, buyer, after.map(|cursor| cursor.0), limit + 1).await?;
     let (rows, next_cursor) = page(rows, limit, |row| EntryCursor(row.entry_no).encode());
     let entries = rows.into_iter().map(|row| EntryBody {
         entry_id: row.entry_id,

@@ -84,7 +84,7 @@ pub(crate) async fn sign_up(call: Call) -> Result<Response, ApiError> {
     sensible(&name_faults("/name", &request.name))?;
     let user_secret = new_secret()?;
     let hash = Sha256::digest(&user_secret);
-    store::users::insert_user(&call.app.pool, user, &request.name, &hash).await?;
+    store::users::insert_user(call.app.database()?, user, &request.name, &hash).await?;
     let body =
         SignedUpBody { user_id: user, name: request.name, user_secret, access_token, token_type: "Bearer", expires_in };
     Ok((StatusCode::CREATED, Json(body)).into_response())
@@ -103,7 +103,7 @@ pub(crate) async fn log_in(call: Call) -> Result<Response, ApiError> {
     limits.logins_by_address.check(&address(&call))?;
     let (request, ()) = both(call.body::<LogInRequest>()?.checked(), call.no_query())?;
     limits.logins_by_user.check(&request.user_id)?;
-    let known = store::users::secret_hash(&call.app.pool, request.user_id).await?;
+    let known = store::users::secret_hash(call.app.database()?, request.user_id).await?;
     let known = known.ok_or_else(|| user_not_found(request.user_id))?;
     if !is_secret(&request.user_secret, known.as_deref()) {
         return Err(ApiError::new(Slug::AccessTokenInvalid, "The user's secret is another one."));

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod consumer;
+pub mod context;
 pub mod headers;
 pub mod producer;
 

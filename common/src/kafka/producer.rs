@@ -8,6 +8,7 @@ use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use thiserror::Error;
 
+use super::context::QuietContext;
 use crate::config::KafkaConfig;
 
 /// Records that may wait in the producer; beyond, sending is refused.
@@ -56,7 +57,7 @@ pub enum ProduceError {
 /// A producer; clones share one.
 #[derive(Clone)]
 pub struct Producer {
-    inner: FutureProducer,
+    inner: FutureProducer<QuietContext>,
 }
 
 /// How long a producer tries.
@@ -91,7 +92,7 @@ impl Producer {
             .set("message.max.bytes", "2097152")
             .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
             .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX)
-            .create()?;
+            .create_with_context(QuietContext::default())?;
         Ok(Self { inner })
     }
 
