@@ -1,6 +1,7 @@
 //! The processes of the system: found by pid file, killed, stopped for a while, started again.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -62,16 +63,17 @@ impl Processes {
     /// written, so the system knows nothing of it.
     pub fn another(&self, name: &str, settings: &[(&str, &str)]) -> Another {
         let pid = self.pid(name);
-        let program = fs::read_link(format!("/proc/{pid}/exe")).expect("the process runs");
+        // The program itself, kept open: its file may have been replaced since.
+        let program = fs::File::open(format!("/proc/{pid}/exe")).expect("the process runs");
         let environment = fs::read(format!("/proc/{pid}/environ")).expect("the process is ours");
         let environment = String::from_utf8_lossy(&environment).into_owned();
         let environment = environment.split('\0').filter_map(|pair| pair.split_once('='));
         let log = self.dir.join("log").join(format!("{name}-of-a-test.log"));
         let log = fs::File::create(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
-        let mut command = Command::new(program);
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command.env_clear().envs(environment).envs(settings.iter().copied()).process_group(0);
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("an open file")).stdout(log);
-        Another { command }
+        Another { command, _program: program }
     }
 }
 
@@ -91,6 +93,7 @@ impl Drop for Frozen {
 #[derive(Debug)]
 pub struct Another {
     command: Command,
+    _program: fs::File,
 }
 
 impl Another {
