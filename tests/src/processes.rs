@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::setting;
 use crate::wait::{eventually, met, s};
@@ -113,6 +114,16 @@ impl Running {
     /// SIGKILL.
     pub fn kill(mut self) {
         self.end();
+    }
+
+    /// SIGTERM; waits for its end, and tells whether it ended in good order (exit code 0).
+    pub async fn stop(mut self, within: Duration) -> bool {
+        send_signal(self.child.id(), "TERM");
+        eventually("the process ends", within, async || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status.success()),
+            other => Err(other),
+        })
+        .await
     }
 
     fn end(&mut self) {
