@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
@@ -58,11 +58,16 @@ async fn read_body(parts: &Parts, body: Body, app: &App) -> Result<Bytes, ApiErr
     // Only who has the operators' key may send as much as an operator.
     let is_operator = parts.uri.path().starts_with("/v1/admin/") && access::operator(app, &parts.headers).is_ok();
     let bytes_max = if is_operator { bounds.admin_body_bytes_max } else { bounds.body_bytes_max };
+    let too_large = || ApiError::new(Slug::BodyTooLarge, format!("The body may have {bytes_max} bytes."));
+    // Known before a byte of it is read, which a client with `Expect: 100-continue` waits for.
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
     let collected = Limited::new(body, bytes_max).collect();
     let bytes = match tokio::time::timeout(Duration::from_secs(bounds.body_seconds_max), collected).await {
         Ok(Ok(collected)) => collected.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return Err(ApiError::new(Slug::BodyTooLarge, format!("The body may have {bytes_max} bytes.")));
+            return Err(too_large());
         }
         Ok(Err(_)) => return Err(ApiError::new(Slug::MalformedBody, "The body did not arrive as a whole.")),
         Err(_) => {

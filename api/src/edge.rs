@@ -12,6 +12,7 @@ use common::problems::{Problem, Slug};
 use futures::FutureExt;
 
 use crate::error::{ApiError, Refusal};
+use crate::leftover::Leftover;
 use crate::state::App;
 
 /// The layer around all calls.
@@ -20,6 +21,7 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let method = request.method().clone();
     let uri = request.uri().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let (request, leftover) = Leftover::watch(request);
     let response = match app.in_flight.try_acquire() {
         // Without an operators' key nothing is there, whatever the method or the body.
         Ok(_) if app.admin_key_hash.is_none() && uri.path().starts_with("/v1/admin/") => {
@@ -28,6 +30,9 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
         Ok(_permit) => bounded(&app, request, next).await,
         Err(_) => shed(),
     };
+    if let Some(leftover) = leftover {
+        leftover.drop_rest().await;
+    }
     let mut response = finished(response, uri.path());
     if !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -19,6 +19,7 @@ mod error;
 mod fresh;
 mod gauges;
 mod kafka_health;
+mod leftover;
 mod limits;
 mod openapi;
 mod outcomes;
