@@ -27,7 +27,7 @@ const CONNECTIONS: u32 = 3;
 /// How long a worker that was told to stop may take to finish its batch.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(8);
 /// How often outcomes that are old enough are deleted, and how many at once.
-const PURGE_EVERY: Duration = Duration::from_secs(60);
+const PURGE_EVERY: Duration = Duration::from_mins(1);
 const PURGE_ROWS_MAX: i64 = 10_000;
 /// How long publishing may take to end after the worker.
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
