@@ -39,7 +39,7 @@ const BREAKS: &[(&str, &str)] = &[
     ("UPDATE queues SET admitted_seq = 0 WHERE concert_id = :concert", "who was admitted is behind the mark"),
     ("UPDATE queues SET admitted_total = 1 WHERE concert_id = :concert", "who was admitted is behind the mark"),
     (
-        "UPDATE queue_tokens SET ended_at = NULL WHERE concert_id = :concert AND status = 'COMPLETED'",
+        "UPDATE queue_tokens SET ended_at = now() WHERE concert_id = :concert AND status = 'ACTIVE'",
         "a token has ended exactly",
     ),
     ("DELETE FROM requests WHERE request_id = :held", "each reservation has the outcome"),
