@@ -212,6 +212,8 @@ fn results<W: Word>(
     now: DateTime<Utc>,
     emissions: &mut Emissions,
 ) -> Vec<RequestResult> {
+    // A word that forgot an outcome would lose a request: better to stop, with the offsets uncommitted.
+    assert_eq!(fresh.len(), applied.outcomes.len(), "each command has one outcome");
     *emissions = applied.emissions;
     let ended =
         fresh.iter().zip(applied.outcomes).filter_map(|(logged, outcome)| result(logged, outcome, W::TOPIC, now));
