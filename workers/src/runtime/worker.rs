@@ -276,6 +276,7 @@ impl<W: Word> Worker<W> {
     async fn hand_back(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
         if self.consumer.assignment_lost() {
             tracing::warn!(?partitions, "partitions lost; what was not committed is read again by their new owner");
+            self.publisher.forget().await?;
         } else {
             self.publisher.settle().await?;
         }
