@@ -283,14 +283,14 @@ mod tests {
 
     #[test]
     fn socket_folders_are_safe_in_an_address() {
-        assert_eq!(percent_encode("/work/a-b_c.d/.dev/postgres"), "/work/a-b_c.d/.dev/postgres");
+        assert_eq!(percent_encode("/srv/a-b_c.d/.dev/postgres"), "/srv/a-b_c.d/.dev/postgres");
         assert_eq!(percent_encode("/my work/&é"), "/my%20work/%26%C3%A9");
     }
 
     #[test]
     fn a_path_that_is_too_long_for_a_socket_gets_a_short_one() {
         let at = |dir: PathBuf| Dev { root: dir.clone(), dir };
-        let near = at(PathBuf::from("/work/boxoffice/.dev"));
+        let near = at(PathBuf::from("/srv/boxoffice/.dev"));
         let home = near.dir.join(NAME);
         assert_eq!(socket_folder(&near, &home, None).unwrap(), home);
 
