@@ -8,8 +8,7 @@ use sqlx::PgPool;
 
 /// A queue and its counts as of now; None: there is no such concert.
 ///
-/// Admissions go up in the order of joins, so those of the last minute are the last ones before `admitted_seq`: at
-/// most what the bucket gives in two minutes, and those who left, are looked at.
+/// Admissions go up in the order of joins, so those of the last minute are the places behind the last older one.
 ///
 /// # Errors
 /// What the database says.
@@ -28,10 +27,12 @@ pub(crate) async fn queue(pool: &PgPool, concert: ConcertId) -> Result<Option<Qu
                   (SELECT greatest(0, extract(epoch FROM now() - t.issued_at)::bigint) FROM queue_tokens t
                    WHERE t.concert_id = q.concert_id AND t.seq > q.admitted_seq AND t.status = 'WAITING'
                    ORDER BY t.seq LIMIT 1) AS oldest_wait_seconds,
-                  (SELECT count(*) FROM queue_tokens t
-                   WHERE t.concert_id = q.concert_id
-                     AND t.seq BETWEEN q.admitted_seq - 2 * (q.rate_per_minute + q.burst) - 1000 AND q.admitted_seq
-                     AND t.admitted_at > now() - interval '60 seconds') AS "admitted_per_minute!"
+                  (SELECT count(t.admitted_at) FROM queue_tokens t
+                   WHERE t.concert_id = q.concert_id AND t.seq <= q.admitted_seq AND t.seq > coalesce((
+                       SELECT o.seq FROM queue_tokens o
+                       WHERE o.concert_id = q.concert_id AND o.seq <= q.admitted_seq
+                         AND o.admitted_at <= now() - interval '60 seconds'
+                       ORDER BY o.seq DESC LIMIT 1), 0)) AS "admitted_per_minute!"
            FROM queues q
            WHERE q.concert_id = $1"#,
         concert.0
