@@ -18,6 +18,7 @@ mod edge;
 mod error;
 mod fresh;
 mod gauges;
+mod intake;
 mod kafka_health;
 mod limits;
 mod openapi;
