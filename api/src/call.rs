@@ -1,24 +1,25 @@
 //! One call, as every handler gets it: who calls is asked, and the parts are parsed, in the contract's order of errors.
 //!
-//! Extracting a [`Call`] looks at the body (413, 415). Then a handler asks, in this order: [`Call::buyer`] (401), a rate limit (429),
+//! Extracting a [`Call`] reads the body (413, 415). Then a handler asks, in this order: [`Call::buyer`] (401), a rate limit (429),
 //! [`Call::body`] (a body that does not parse), [`crate::publish::begin`] (a known `Idempotency-Key`), the queue token (401, 403), the
 //! parts (400), their sense (422), what they are about (404), and the state of the queue token.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use common::ids::{ConcertId, ScheduleId, UserId};
 use common::problems::Slug;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::auth::access;
 use crate::body::{self, Parsed};
 use crate::error::{ApiError, Checked, Fault};
-use crate::intake::Intake;
 use crate::params::Query;
 use crate::state::App;
 
@@ -35,10 +36,10 @@ impl FromRequest<Arc<App>> for Call {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
-        let (mut parts, _) = request.into_parts();
-        let body = body(&mut parts)?;
+        let (mut parts, body) = request.into_parts();
+        let bytes = read_body(&parts, body, app).await?;
         let path_id = read_path_id(&mut parts, app).await;
-        Ok(Self { app: app.clone(), parts, path_id, body })
+        Ok(Self { app: app.clone(), parts, path_id, body: bytes })
     }
 }
 
@@ -49,12 +50,31 @@ async fn read_path_id(parts: &mut Parts, app: &Arc<App>) -> Checked<Option<Strin
     }
 }
 
-/// The body that [`crate::intake`] has read.
-fn body(parts: &mut Parts) -> Result<Bytes, ApiError> {
-    let bytes = parts.extensions.remove::<Intake>().map_or(Ok(Bytes::new()), Intake::bytes)?;
+async fn read_body(parts: &Parts, body: Body, app: &App) -> Result<Bytes, ApiError> {
+    let bounds = &app.bounds;
     if matches!(parts.method, Method::GET | Method::HEAD) {
         return Ok(Bytes::new());
     }
+    // Only who has the operators' key may send as much as an operator.
+    let is_operator = parts.uri.path().starts_with("/v1/admin/") && access::operator(app, &parts.headers).is_ok();
+    let bytes_max = if is_operator { bounds.admin_body_bytes_max } else { bounds.body_bytes_max };
+    let too_large = || ApiError::new(Slug::BodyTooLarge, format!("The body may have {bytes_max} bytes."));
+    // Known before a byte of it is read, which a client with `Expect: 100-continue` waits for.
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let collected = Limited::new(body, bytes_max).collect();
+    let bytes = match tokio::time::timeout(Duration::from_secs(bounds.body_seconds_max), collected).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return Err(too_large());
+        }
+        Ok(Err(_)) => return Err(ApiError::new(Slug::MalformedBody, "The body did not arrive as a whole.")),
+        Err(_) => {
+            let seconds = bounds.body_seconds_max;
+            return Err(ApiError::new(Slug::MalformedBody, format!("The body did not arrive within {seconds} s.")));
+        }
+    };
     if !bytes.is_empty() && !is_json(&parts.headers) {
         return Err(ApiError::new(Slug::UnsupportedMediaType, "Send the body with Content-Type: application/json."));
     }

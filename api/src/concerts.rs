@@ -69,18 +69,18 @@ type Page = (Option<i64>, i64);
 pub(crate) struct Concerts {
     currency: String,
     pages: Cache<Page, Arc<Fresh<Bytes>>>,
-    concerts: Cache<ConcertId, Arc<Fresh<Option<Bytes>>>>,
+    single: Cache<ConcertId, Arc<Fresh<Option<Bytes>>>>,
 }
 
 impl Concerts {
     /// With prices in `currency`.
     pub(crate) fn new(currency: String) -> Self {
-        Self { currency, pages: Cache::new(BODIES_MAX), concerts: Cache::new(BODIES_MAX) }
+        Self { currency, pages: Cache::new(BODIES_MAX), single: Cache::new(BODIES_MAX) }
     }
 
     /// An operator changed something about this concert.
     pub(crate) fn changed(&self, concert: ConcertId) {
-        if let Some(body) = self.concerts.get(&concert) {
+        if let Some(body) = self.single.get(&concert) {
             body.changed();
         }
         for (_, page) in &self.pages {
@@ -122,7 +122,7 @@ impl Concerts {
         availability: &Availability,
         concert: ConcertId,
     ) -> Result<Option<Bytes>, ReadError> {
-        let body = self.concerts.get_with(concert, || Arc::new(Fresh::new(AGE_MAX, READ_EVERY)));
+        let body = self.single.get_with(concert, || Arc::new(Fresh::new(AGE_MAX, READ_EVERY)));
         let read = async || -> Result<Option<Bytes>, ReadError> {
             let Some(row) = concerts::concert(pool, concert).await? else { return Ok(None) };
             let bodies = self.bodies(pool, availability, vec![row]).await?;

@@ -12,7 +12,7 @@ use common::problems::{Problem, Slug};
 use futures::FutureExt;
 
 use crate::error::{ApiError, Refusal};
-use crate::intake;
+use crate::leftover::Leftover;
 use crate::state::App;
 
 /// The layer around all calls.
@@ -21,10 +21,18 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let method = request.method().clone();
     let uri = request.uri().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let (request, leftover) = Leftover::watch(request);
     let response = match app.in_flight.try_acquire() {
+        // Without an operators' key nothing is there, whatever the method or the body.
+        Ok(_) if app.admin_key_hash.is_none() && uri.path().starts_with("/v1/admin/") => {
+            not_found().await.into_response()
+        }
         Ok(_permit) => bounded(&app, request, next).await,
         Err(_) => shed(),
     };
+    if let Some(leftover) = leftover {
+        leftover.drop_rest().await;
+    }
     let mut response = finished(response, uri.path());
     if !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -38,7 +46,7 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
 }
 
 async fn bounded(app: &App, request: Request, next: Next) -> Response {
-    let handled = AssertUnwindSafe(answered(app, request, next)).catch_unwind();
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(Duration::from_secs(app.bounds.request_seconds_max), handled).await {
         Ok(Ok(response)) => response,
         // The panic hook has told it.
@@ -47,15 +55,6 @@ async fn bounded(app: &App, request: Request, next: Next) -> Response {
             ApiError::unavailable("The request took too long. Repeat it with its Idempotency-Key.").into_response()
         }
     }
-}
-
-async fn answered(app: &App, request: Request, next: Next) -> Response {
-    let request = intake::read(app, request).await;
-    // Without an operators' key nothing is there, whatever the method or the body.
-    if app.admin_key_hash.is_none() && request.uri().path().starts_with("/v1/admin/") {
-        return not_found().await.into_response();
-    }
-    next.run(request).await
 }
 
 fn shed() -> Response {

@@ -31,8 +31,11 @@ fn look(app: &App) {
         ("reservations", app.reservations.len()),
         ("queues", app.queues.len() as u64),
         ("catalogue", app.catalogue.len()),
+        ("seat_maps", app.reads.seat_maps.len()),
     ];
     gauge!("api_requests_in_flight").set(in_flight as f64);
+    gauge!("api_seat_map_bytes").set(app.reads.seat_maps.bytes() as f64);
+    gauge!("api_streams").set(app.reads.streams_open() as f64);
     gauge!("api_waiters").set(app.outcomes.waiting() as f64);
     gauge!("api_producer_in_flight").set(f64::from(app.producer.in_flight()));
     gauge!("api_database_connections").set(f64::from(app.pool.size()));

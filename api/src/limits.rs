@@ -88,7 +88,8 @@ impl<K: Hash + Eq + Clone> Limit<K> {
         limiter.check_key(key).map_err(|early| {
             metrics::counter!("api_limited_total", "limit" => self.name).increment(1);
             let wait = early.wait_time_from(DefaultClock::default().now());
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            // It may have passed meanwhile; "at once" would still be too fast for whoever takes it literally.
+            let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
             let detail = format!("That was too fast. Come again in {seconds} s.");
             ApiError::new(Slug::RateLimited, detail).retry_after(seconds)
         })

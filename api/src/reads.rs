@@ -20,6 +20,7 @@ pub(crate) struct Reads {
     pub(crate) concerts: Concerts,
     /// One permit for each event stream that may be open.
     pub(crate) streams: Arc<Semaphore>,
+    streams_max: usize,
 }
 
 impl Reads {
@@ -30,7 +31,13 @@ impl Reads {
             availability: Availability::new(),
             concerts: Concerts::new(currency.to_owned()),
             streams: Arc::new(Semaphore::new(bounds.streams_max as usize)),
+            streams_max: bounds.streams_max as usize,
         }
+    }
+
+    /// Event streams that are open.
+    pub(crate) fn streams_open(&self) -> usize {
+        self.streams_max - self.streams.available_permits()
     }
 
     /// The results topic says that seats changed hands; None: of a schedule that is not known.

@@ -4,6 +4,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "a body is handed over where it is written: json!({…})")]
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails as a test does")]
 
+mod audit;
 mod balance;
 mod errors;
 mod events;

@@ -1,6 +1,6 @@
 //! What must be true of the tables at any time, whatever happened: each rule is a query for what breaks it.
 
-use sqlx::{PgPool, Row};
+use sqlx::{PgConnection, PgPool, Row};
 
 /// A rule, and the query for what breaks it: one line of text a row.
 const RULES: &[(&str, &str)] = &[
@@ -134,7 +134,7 @@ const RULES_AT_REST: &[(&str, &str)] = &[
 /// # Panics
 /// One is broken; the message says which, and by what.
 pub async fn audit(pool: &PgPool) {
-    prove(pool, RULES.iter()).await;
+    prove(pool, false).await;
 }
 
 /// Proves all rules, once nothing is under way any more.
@@ -142,21 +142,27 @@ pub async fn audit(pool: &PgPool) {
 /// # Panics
 /// One is broken; the message says which, and by what.
 pub async fn audit_at_rest(pool: &PgPool) {
-    prove(pool, RULES.iter().chain(RULES_AT_REST)).await;
+    prove(pool, true).await;
 }
 
-async fn prove(pool: &PgPool, rules: impl Iterator<Item = &(&'static str, &'static str)>) {
+async fn prove(pool: &PgPool, at_rest: bool) {
     let mut snapshot = pool.begin().await.expect("Postgres answers");
     let begin = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
     sqlx::query(begin).execute(&mut *snapshot).await.expect("Postgres answers");
+    let broken = broken(&mut snapshot, at_rest).await;
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// What a connection sees of broken rules: a line each, with the rule in words and what breaks it.
+pub async fn broken(connection: &mut PgConnection, at_rest: bool) -> Vec<String> {
     let mut broken = Vec::new();
-    for (rule, query) in rules {
-        let rows = sqlx::query(*query).fetch_all(&mut *snapshot).await;
+    for (rule, query) in RULES.iter().chain(if at_rest { RULES_AT_REST } else { &[] }) {
+        let rows = sqlx::query(*query).fetch_all(&mut *connection).await;
         let rows = rows.unwrap_or_else(|error| panic!("the rule that {rule}: {error}"));
         if !rows.is_empty() {
             let shown: Vec<String> = rows.iter().take(5).map(|row| row.get::<String, _>(0)).collect();
             broken.push(format!("not true that {rule} ({} times): {}", rows.len(), shown.join("; ")));
         }
     }
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    broken
 }

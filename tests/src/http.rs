@@ -327,7 +327,8 @@ impl Call {
 
 /// Checks the shape of a request's answer; whether the request has ended.
 fn ended_request(body: &Value, has_retry_after: bool) -> bool {
-    shapes::has(body, shapes::REQUEST);
+    let of_operators = body.get("user_id").is_some();
+    shapes::has(body, if of_operators { shapes::ADMIN_REQUEST } else { shapes::REQUEST });
     shapes::uuid(&body["request_id"]);
     let null = |member: &str| body[member].is_null();
     match body["status"].as_str() {

@@ -1,9 +1,11 @@
 //! The processes of the system: found by pid file, killed, stopped for a while, started again.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::setting;
 use crate::wait::{eventually, met, s};
@@ -62,16 +64,17 @@ impl Processes {
     /// written, so the system knows nothing of it.
     pub fn another(&self, name: &str, settings: &[(&str, &str)]) -> Another {
         let pid = self.pid(name);
-        let program = fs::read_link(format!("/proc/{pid}/exe")).expect("the process runs");
+        // The program itself, kept open: its file may have been replaced since.
+        let program = fs::File::open(format!("/proc/{pid}/exe")).expect("the process runs");
         let environment = fs::read(format!("/proc/{pid}/environ")).expect("the process is ours");
         let environment = String::from_utf8_lossy(&environment).into_owned();
         let environment = environment.split('\0').filter_map(|pair| pair.split_once('='));
         let log = self.dir.join("log").join(format!("{name}-of-a-test.log"));
         let log = fs::File::create(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
-        let mut command = Command::new(program);
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
         command.env_clear().envs(environment).envs(settings.iter().copied()).process_group(0);
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("an open file")).stdout(log);
-        Another { command }
+        Another { command, _program: program }
     }
 }
 
@@ -91,6 +94,7 @@ impl Drop for Frozen {
 #[derive(Debug)]
 pub struct Another {
     command: Command,
+    _program: fs::File,
 }
 
 impl Another {
@@ -110,6 +114,16 @@ impl Running {
     /// SIGKILL.
     pub fn kill(mut self) {
         self.end();
+    }
+
+    /// SIGTERM; waits for its end, and tells whether it ended in good order (exit code 0).
+    pub async fn stop(mut self, within: Duration) -> bool {
+        send_signal(self.child.id(), "TERM");
+        eventually("the process ends", within, async || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status.success()),
+            other => Err(other),
+        })
+        .await
     }
 
     fn end(&mut self) {

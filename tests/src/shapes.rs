@@ -24,6 +24,10 @@ pub const QUEUE: &str = "concert_id state rate_per_minute burst max_active activ
 /// Members of a request.
 pub const REQUEST: &str = "request_id kind status submitted_at finished_at result problem";
 
+/// Members of a request, as operators see it.
+pub const ADMIN_REQUEST: &str =
+    "request_id kind status submitted_at finished_at result problem user_id topic partition offset";
+
 /// The object has these members, and no others.
 #[track_caller]
 pub fn has(body: &Value, members: &str) {

@@ -35,6 +35,13 @@ pub(crate) fn cargo(dev: &Dev) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.current_dir(&dev.root).env("SQLX_OFFLINE", "true");
+    // `cargo run` tells us about our own package. Build scripts that look at these variables (ring's) would take every build from
+    // here for another one than a developer's, and compile themselves and all that leans on them anew.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

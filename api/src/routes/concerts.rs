@@ -29,7 +29,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, ApiError> {
     let (after, limit) = both(query.cursor::<ConcertCursor>(), query.limit())?;
     page_size(limit)?;
     let app = &call.app;
-    Ok(json(app.reads.concerts.page(&app.pool, &app.reads.availability, after, limit).await?))
+    Ok(json(app.reads.concerts.page(app.database()?, &app.reads.availability, after, limit).await?))
 }
 
 /// One concert.
@@ -41,7 +41,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, ApiError> {
 pub(crate) async fn read(call: Call) -> Result<Response, ApiError> {
     let (concert, ()) = both(call.concert_id(), call.no_query())?;
     let app = &call.app;
-    let body = app.reads.concerts.one(&app.pool, &app.reads.availability, concert).await?;
+    let body = app.reads.concerts.one(app.database()?, &app.reads.availability, concert).await?;
     body.map(json).ok_or_else(|| ApiError::concert_not_found(concert))
 }
 
@@ -114,7 +114,7 @@ pub(crate) async fn schedules(call: Call) -> Result<Response, ApiError> {
         let date = date_in(zone, row.starts_at);
         from.is_none_or(|from| from <= date) && to.is_none_or(|to| date <= to)
     });
-    let available = app.reads.availability.of(&app.pool, rows.iter().map(|row| row.schedule_id)).await?;
+    let available = app.reads.availability.of(app.database()?, rows.iter().map(|row| row.schedule_id)).await?;
     let schedules = rows.into_iter().map(|row| ScheduleBody {
         schedule_id: row.schedule_id,
         starts_at: row.starts_at,

@@ -104,7 +104,7 @@ pub(crate) async fn seats(call: Call) -> Result<Response, ApiError> {
     let section = section(&query, &schedule)?;
     queue::for_concert(&token, schedule.concert_id)?;
     queue::usable(app, &token).await?;
-    let shown = app.reads.seat_maps.view(&app.pool, &schedule, View { section, all }).await?;
+    let shown = app.reads.seat_maps.view(app.database()?, &schedule, View { section, all }).await?;
     let mut response = if is_current(call.headers(), shown.etag()) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {

@@ -55,6 +55,16 @@ impl SeatMaps {
         Self { maps }
     }
 
+    /// Maps that are remembered.
+    pub(crate) fn len(&self) -> u64 {
+        self.maps.entry_count()
+    }
+
+    /// What they take of memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.maps.weighted_size()
+    }
+
     /// Seats of this schedule have changed hands.
     pub(crate) fn changed(&self, schedule: ScheduleId) {
         if let Some(map) = self.maps.get(&schedule) {

@@ -2,6 +2,7 @@
 //! system with nobody.
 
 mod holds;
+mod instances;
 mod replay;
 mod restarts;
 mod workers;

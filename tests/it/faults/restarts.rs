@@ -3,7 +3,7 @@
 use boxoffice_tests::log;
 use boxoffice_tests::processes::Processes;
 use boxoffice_tests::wait::s;
-use boxoffice_tests::{Api, Buyer, Show, audit, database, eventually, met};
+use boxoffice_tests::{Api, Buyer, Show, Way, audit, database, eventually, met, shapes};
 use futures::{StreamExt, stream};
 use serde_json::json;
 
@@ -73,10 +73,19 @@ async fn postgres_stopped_and_restarted_under_purchases_loses_nothing() {
     let api = Api::new().tolerant();
     let (show, buyers) = crowd(&api, BUYERS).await;
     let outsider = api.sign_up().await;
+    let elsewhere = Show::with(&api, json!({"queue": {"max_active": 0}})).await;
+    let waiting = api.sign_up().await;
+    waiting.join(elsewhere.concert_id, Way::Wait).await.ok(201);
     let trouble = Trouble::default();
     let accepted = purchases_with(&show, &buyers, &trouble, async || {
         // As if the machine had lost its power: no checkpoint, connections torn.
         processes.end("postgres", "QUIT").await;
+        // A poll of a waiting token reads no database; what cannot be read is said at once.
+        shapes::token(&waiting.poll(elsewhere.concert_id).await.is(200), "WAITING");
+        let begun = std::time::Instant::now();
+        let balance = outsider.call("GET", "/v1/balance").send().await;
+        balance.problem(503, "unavailable");
+        assert!(begun.elapsed() < s(8), "{:?}", begun.elapsed());
         // The log takes requests all the same.
         let charge = outsider.call("POST", "/v1/balance/charges").json(&json!({"amount": 7})).send().await;
         let request_id = charge.accepted();

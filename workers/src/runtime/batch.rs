@@ -164,6 +164,12 @@ impl<W: Word> Applier<W> {
         let ids: Vec<Uuid> = part.iter().map(|read| read.logged.command.request_id().0).collect();
         let mut transaction = self.pool.begin().await?;
         let (now, known) = store::known_outcomes(&mut transaction, &ids).await?;
+        if let Some(last) = part.last() {
+            // The time on the way, plus what the database's clock is ahead of the broker's: below zero, it is behind.
+            let ahead_ms = (now - last.record.appended_at).num_milliseconds();
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            metrics::gauge!("boxoffice_database_after_broker_seconds").set(ahead_ms as f64 / 1_000.0);
+        }
         let mut outcomes: HashMap<RequestId, RequestResult> = known.into_iter().map(|r| (r.request_id, r)).collect();
         let mut seen: HashSet<RequestId> = HashSet::with_capacity(part.len());
         let fresh: Vec<&Logged<W::Command>> = part
@@ -206,6 +212,8 @@ fn results<W: Word>(
     now: DateTime<Utc>,
     emissions: &mut Emissions,
 ) -> Vec<RequestResult> {
+    // A word that forgot an outcome would lose a request: better to stop, with the offsets uncommitted.
+    assert_eq!(fresh.len(), applied.outcomes.len(), "each command has one outcome");
     *emissions = applied.emissions;
     let ended =
         fresh.iter().zip(applied.outcomes).filter_map(|(logged, outcome)| result(logged, outcome, W::TOPIC, now));

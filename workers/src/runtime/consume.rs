@@ -115,9 +115,8 @@ impl Feed {
             tracing::error!("the polling thread had panicked");
         }
         // Closing leaves the group at once instead of by time-out. It needs the last reference.
-        match Arc::try_unwrap(self.consumer) {
-            Ok(consumer) => drop(consumer),
-            Err(_) => tracing::warn!("the consumer is still in use; the group is left by time-out"),
+        if Arc::into_inner(self.consumer).is_none() {
+            tracing::warn!("the consumer is still in use; the group is left by time-out");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::consume::Reports;
@@ -83,7 +83,20 @@ pub(crate) async fn commit(
 ) -> KafkaResult<()> {
     tokio::task::spawn_blocking(move || consumer.commit(&list(topic, &positions)?, CommitMode::Sync))
         .await
-        .unwrap_or(Err(rdkafka::error::KafkaError::Canceled))
+        .unwrap_or(Err(KafkaError::Canceled))
+}
+
+/// Whether the group does not know this worker (any more) as the owner.
+pub(crate) fn refused_by_group(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::StaleMemberEpoch
+        )
+    )
 }
 
 fn list(topic: &str, positions: &Positions) -> KafkaResult<TopicPartitionList> {

@@ -102,6 +102,8 @@ enum Job {
     Tell(Told),
     /// Commit all that was told before, then say so.
     Settle(oneshot::Sender<()>),
+    /// Commit nothing of what was told before.
+    Forget,
 }
 
 /// The worker's end: batches go in, in order.
@@ -139,6 +141,14 @@ impl Publisher {
         self.jobs.send(Job::Tell(told)).await.map_err(|_| anyhow::anyhow!("publishing has stopped"))
     }
 
+    /// Drops the commits that are still to come for what was told: the partitions are another's now.
+    ///
+    /// # Errors
+    /// Publishing has stopped; its task says why.
+    pub(crate) async fn forget(&self) -> anyhow::Result<()> {
+        self.jobs.send(Job::Forget).await.map_err(|_| anyhow::anyhow!("publishing has stopped"))
+    }
+
     /// Waits until all that was told is acknowledged and committed.
     ///
     /// # Errors
@@ -153,6 +163,7 @@ impl Publisher {
 enum Sent {
     Batch(Vec<Delivery>, Positions),
     Settle(oneshot::Sender<()>),
+    Forget,
 }
 
 /// Sends without waiting for acknowledgements, so that batches overlap on the wire.
@@ -164,6 +175,7 @@ async fn send_jobs(sender: Sender, mut jobs: mpsc::Receiver<Job>, sent: mpsc::Se
                 Sent::Batch(deliveries, positions)
             }
             Job::Settle(done) => Sent::Settle(done),
+            Job::Forget => Sent::Forget,
         };
         if sent.send(next).await.is_err() {
             break;
@@ -201,6 +213,7 @@ impl Committer {
                         // Nobody waits any more when the worker is stopping for another reason.
                         let _ = done.send(());
                     }
+                    Some(Sent::Forget) => self.pending.clear(),
                     None => return Ok(()),
                 },
                 _ = due.tick() => self.commit().await,
@@ -208,13 +221,18 @@ impl Committer {
         }
     }
 
-    /// A commit that fails stays pending: what it would have marked is read again at worst.
+    /// A commit that fails stays pending; but not one that the group refuses. Each refusal makes the client join anew, so asking
+    /// again and again would keep it from ever joining; what it would have marked is read again, without effect.
     async fn commit(&mut self) {
         if self.pending.is_empty() {
             return;
         }
         match offsets::commit(self.consumer.clone(), self.topic, self.pending.clone()).await {
             Ok(()) => self.pending.clear(),
+            Err(error) if offsets::refused_by_group(&error) => {
+                tracing::warn!(%error, "the group has gone on without this worker; what was not committed is read again");
+                self.pending.clear();
+            }
             Err(error) => tracing::warn!(%error, "offsets are not committed yet"),
         }
     }

@@ -26,6 +26,9 @@ pub struct WorkerSettings {
     /// How often offsets are committed, in milliseconds. What was applied since is read again after a crash, without effect.
     #[arg(long, env = "OFFSET_COMMIT_INTERVAL_MS", default_value_t = 100)]
     pub offset_commit_interval_ms: u64,
+    /// How long outcomes are kept, in hours: a day longer than the topics keep records, so that no record outlives its outcome.
+    #[arg(long, env = "REQUESTS_KEPT_HOURS", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests_kept_hours: u32,
     /// How long results are gathered before they are sent, in milliseconds.
     #[arg(long, env = "RESULTS_LINGER_MS", default_value_t = 0)]
     pub results_linger_ms: u64,

@@ -120,6 +120,21 @@ pub(crate) async fn advance(
     Ok(())
 }
 
+/// Deletes at most `limit` outcomes of the topic that are older than `kept_hours`; returns how many.
+pub(crate) async fn purge(pool: &PgPool, topic: &str, kept_hours: u32, limit: i64) -> Result<u64, sqlx::Error> {
+    let deleted = sqlx::query!(
+        "DELETE FROM requests WHERE request_id IN (
+             SELECT request_id FROM requests
+             WHERE finished_at < now() - make_interval(hours => $2) AND topic = $1 LIMIT $3)",
+        topic,
+        i32::try_from(kept_hours).unwrap_or(i32::MAX),
+        limit
+    )
+    .execute(pool)
+    .await?;
+    Ok(deleted.rows_affected())
+}
+
 /// How far the topic is applied, by partition.
 pub(crate) async fn applied(pool: &PgPool, topic: &str) -> Result<Positions, sqlx::Error> {
     let rows = sqlx::query!("SELECT partition, next_offset FROM applied_offsets WHERE topic = $1", topic)

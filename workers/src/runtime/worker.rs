@@ -26,6 +26,9 @@ use super::{offsets, store};
 const CONNECTIONS: u32 = 3;
 /// How long a worker that was told to stop may take to finish its batch.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(8);
+/// How often outcomes that are old enough are deleted, and how many at once.
+const PURGE_EVERY: Duration = Duration::from_mins(1);
+const PURGE_ROWS_MAX: i64 = 10_000;
 /// How long publishing may take to end after the worker.
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before asking again, while the database or the broker is away at an assignment.
@@ -58,6 +61,7 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
         partitions: None,
         assigned,
         batch_max: usize::from(settings.batch_records_max),
+        requests_kept_hours: settings.requests_kept_hours,
     };
     tracing::info!(worker = W::WORKER, topic = W::TOPIC, "started");
     supervise(worker, feed, publishing, stop).await
@@ -124,6 +128,7 @@ struct Worker<W> {
     partitions: Option<i32>,
     assigned: Arc<AtomicBool>,
     batch_max: usize,
+    requests_kept_hours: u32,
 }
 
 impl<W: Word> Worker<W> {
@@ -132,11 +137,14 @@ impl<W: Word> Worker<W> {
         if let Some(ticks) = &mut ticks {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
+        let mut purges = tokio::time::interval(PURGE_EVERY);
+        purges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
                 () = next_tick(&mut ticks) => self.tick().await?,
+                _ = purges.tick() => self.purge().await,
                 next = feed.fed.recv() => match next {
                     Some(first) => self.work_off(first, feed).await?,
                     None => bail!("the consumer has ended"),
@@ -181,6 +189,7 @@ impl<W: Word> Worker<W> {
         let (positions, _) = positions(&records);
         let total = records.len();
         let Some(mut done) = self.applier.apply(records).await? else { return Ok(()) };
+        metrics::gauge!("boxoffice_oldest_record_age_seconds").set(0.0);
         let dead = std::mem::take(&mut done.dead_letters);
         let mut told = Told { positions, ..Told::default() };
         for letter in &dead {
@@ -226,6 +235,13 @@ impl<W: Word> Worker<W> {
         self.publisher.tell(Told { results, messages: emissions.messages, ..Told::default() }).await
     }
 
+    async fn purge(&self) {
+        let purged = store::purge(&self.applier.pool, W::TOPIC, self.requests_kept_hours, PURGE_ROWS_MAX).await;
+        if let Err(error) = purged {
+            tracing::warn!(%error, "old outcomes are deleted another time");
+        }
+    }
+
     async fn take_over(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
         loop {
             let taken = self.try_take_over(&partitions).await;
@@ -260,6 +276,7 @@ impl<W: Word> Worker<W> {
     async fn hand_back(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
         if self.consumer.assignment_lost() {
             tracing::warn!(?partitions, "partitions lost; what was not committed is read again by their new owner");
+            self.publisher.forget().await?;
         } else {
             self.publisher.settle().await?;
         }

@@ -149,7 +149,7 @@ fn queue_body(line: &mut Line) -> QueueBody {
         max_active: queue.max_active,
         active_seconds: queue.active_seconds,
         waiting: line.waiting(),
-        active: line.active(),
+        active: line.active().unwrap_or_default(),
         admitted_total: queue.admitted_total,
         joined_total: queue.next_seq - 1,
         oldest_wait_seconds: oldest_wait,

@@ -86,9 +86,10 @@ pub(crate) enum Change {
 /// Counts over a queue's tokens, as of the load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// ACTIVE ones, those included whose time is over and who were not swept yet; only counted when somebody may be admitted.
-    pub(crate) active: i64,
-    /// Of these, those whose time is over.
+    /// ACTIVE ones at most, those included whose time is over and who were not swept yet. None: nobody knows, so nobody is
+    /// admitted.
+    pub(crate) active: Option<i64>,
+    /// ACTIVE ones whose time is over, if they are to be swept.
     pub(crate) overdue: i64,
     /// Those behind the last one admitted who have left.
     pub(crate) gone: i64,
@@ -108,6 +109,8 @@ pub(crate) struct Loaded {
     pub(crate) front_complete: bool,
     /// Counts over all tokens of the queue.
     pub(crate) counts: Counts,
+    /// The ACTIVE ones were counted just now; else their number is a bound.
+    pub(crate) counted: bool,
     /// Admissions that this transaction makes at most.
     pub(crate) admissions_max: i64,
 }
@@ -146,7 +149,8 @@ pub(crate) struct Line {
     /// All who wait are in `front`; else nobody may be appended to it, since others come before.
     front_complete: bool,
     counts: Counts,
-    active: i64,
+    counted: bool,
+    active: Option<i64>,
     /// Behind the last one admitted, as of the load.
     first_unadmitted: i64,
     admitted_now: i64,
@@ -170,7 +174,8 @@ impl Line {
             front: VecDeque::new(),
             front_complete: false,
             counts: Counts::default(),
-            active: 0,
+            counted: false,
+            active: None,
             first_unadmitted,
             admitted_now: 0,
             admissions_max: 0,
@@ -183,23 +188,37 @@ impl Line {
         demand.configured || (self.queue.admits() && self.queue.bucket.admissions() > 0)
     }
 
+    /// Whether those inside have to be counted for `demand`: an operator wants to know, or the bound `at_most` stands in the way
+    /// of an admission. `due`: it is time for another count.
+    pub(crate) fn needs_count(&self, demand: &Demand, at_most: Option<i64>, due: bool) -> bool {
+        if demand.configured || !self.may_admit(demand) {
+            return demand.configured;
+        }
+        let Some(at_most) = at_most else { return true };
+        let somebody_waits = self.queue.next_seq > self.first_unadmitted;
+        let wanted = if somebody_waits { i64::MAX } else { count(demand.joiners.len()) };
+        due && self.queue.max_active - at_most < wanted.min(self.queue.bucket.admissions())
+    }
+
+    /// How many may be let in at most while `demand` is met.
+    fn room(&self, demand: &Demand, active: i64) -> i64 {
+        self.queue.max_active.max(demand.max_active) - active + count(demand.leavers.len())
+    }
+
     /// How many of those who wait have to be loaded, so that `demand` cannot admit a join before them: as many as can be
     /// admitted (`rows_max` at most), and for each that may leave one more.
     pub(crate) fn front_max(&self, demand: &Demand, counts: &Counts, rows_max: i64) -> i64 {
-        if !self.may_admit(demand) {
-            return 0;
-        }
-        let leavers = i64::try_from(demand.leavers.len()).unwrap_or(i64::MAX);
-        let limit = self.queue.max_active.max(demand.max_active);
-        let room = limit - (counts.active - counts.overdue) + leavers;
+        let Some(active) = counts.active.filter(|_| self.may_admit(demand)) else { return 0 };
+        let room = self.room(demand, active - counts.overdue);
         let admissions = room.min(self.queue.bucket.admissions()).clamp(0, rows_max);
         // An operator is told how long the first one has waited, who comes after those who are admitted.
-        admissions + leavers + i64::from(demand.configured)
+        admissions + count(demand.leavers.len()) + i64::from(demand.configured)
     }
 
     /// Takes what was loaded, and ends the tokens whose time is over.
     pub(crate) fn begin(&mut self, loaded: Loaded) {
         self.counts = loaded.counts;
+        self.counted = loaded.counted;
         self.active = loaded.counts.active;
         self.tokens = loaded.tokens;
         self.front = loaded.front;
@@ -262,7 +281,7 @@ impl Line {
     pub(crate) fn end(&mut self, index: usize, status: TokenStatus) {
         let token = &mut self.tokens[index];
         match token.status {
-            TokenStatus::Active => self.active -= 1,
+            TokenStatus::Active => self.active = self.active.map(|active| active - 1),
             _ => self.left_now.push(token.seq),
         }
         token.status = status;
@@ -275,12 +294,10 @@ impl Line {
 
     /// Admits those whose turn it is.
     pub(crate) fn admit(&mut self) {
-        if !self.queue.admits() {
-            return;
-        }
+        let Some(mut active) = self.active.filter(|_| self.queue.admits()) else { return };
         let expires_at = self.at + TimeDelta::seconds(self.queue.active_seconds);
         while let Some(index) = self.next_in_line()
-            && self.active < self.queue.max_active
+            && active < self.queue.max_active
             && self.admitted_now < self.admissions_max
             && self.queue.bucket.take()
         {
@@ -290,7 +307,7 @@ impl Line {
             token.admitted_at = Some(self.at);
             token.expires_at = Some(expires_at);
             mark(token);
-            self.active += 1;
+            active += 1;
             self.admitted_now += 1;
             self.queue.admitted_seq = token.seq;
             self.queue.admitted_total += 1;
@@ -298,6 +315,7 @@ impl Line {
             let event = event(token, self.queue.concert_id, self.at, Some(expires_at));
             self.events.push(Event::Admitted(event));
         }
+        self.active = Some(active);
     }
 
     fn next_in_line(&mut self) -> Option<usize> {
@@ -343,9 +361,14 @@ impl Line {
         self.queue.next_seq - self.first_unadmitted - self.counts.gone - self.admitted_now - count(self.left_now.len())
     }
 
-    /// Buyers inside.
-    pub(crate) fn active(&self) -> i64 {
+    /// Buyers inside, at most; exactly if [`Self::was_counted`].
+    pub(crate) fn active(&self) -> Option<i64> {
         self.active
+    }
+
+    /// Those inside were counted in this transaction.
+    pub(crate) fn was_counted(&self) -> bool {
+        self.counted
     }
 
     /// Admissions in the last 60 seconds; only known when the queue is configured.

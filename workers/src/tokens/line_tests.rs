@@ -127,7 +127,11 @@ impl Audit {
             }
             Step::Tick => self.world.tick(),
             Step::Pass(us) => self.world.advance(*us),
-            Step::Pay(buyer) => self.world.complete(user(*buyer)),
+            Step::Pay(buyer) => {
+                self.world.complete(user(*buyer));
+                // Long enough for another count to be due, or else the batch's length decides whether it is.
+                self.world.advance(20);
+            }
             Step::LateTick(us) => {
                 self.world.advance(-*us);
                 self.world.tick();
@@ -225,6 +229,19 @@ fn check_told(world: &World, decision: &Decision) {
             assert_eq!(body.oldest_wait_seconds, oldest.map(|token| (world.now - token.issued_at).num_seconds()));
         }
         Decision::Left(..) | Decision::Refused(_) => {}
+    }
+}
+
+#[test]
+fn a_join_is_not_admitted_before_those_who_were_not_loaded() {
+    for (front_complete, admitted) in [(false, 0), (true, 1)] {
+        let world = World::new(60, 3, 4);
+        let mut line = Line::new(world.queue.clone(), world.now);
+        let counts = Counts { active: Some(0), ..Counts::default() };
+        line.begin(Loaded { front_complete, counts, admissions_max: 10, ..Loaded::default() });
+        line.join(TokenId(Uuid::from_u128(1)), user(1), world.now);
+        line.admit();
+        assert_eq!(line.queue.admitted_total, admitted);
     }
 }
 

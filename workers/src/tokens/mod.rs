@@ -1,11 +1,12 @@
 //! The queue: joins in, in strict order, and admissions out, at an exact rate. One concert is one line.
 //!
-//! [`decide`] has the rules for commands, [`line`] those of one queue, [`bucket`] the rate; [`store`] the SQL; [`demand`] says what has to
-//! be loaded for a batch. This file ties them to the runtime.
+//! `decide` has the rules for commands, `line` those of one queue, `bucket` the rate; `store` the SQL. `demand` says what has to be
+//! loaded for a batch, and `inside` when it is worth while to count who is inside. This file ties them to the runtime.
 
 mod bucket;
 mod decide;
 mod demand;
+mod inside;
 mod line;
 #[cfg(test)]
 mod model;
@@ -24,6 +25,7 @@ use sqlx::{PgConnection, PgPool};
 
 use self::decide::{Decision, State, Ticket, decide};
 use self::demand::Demands;
+use self::inside::Inside;
 use self::line::{Line, Standing};
 use self::store::{Candidate, Lines};
 use crate::runtime::word::{Applied, Clock, Emissions, Logged, Outcome, Word};
@@ -35,29 +37,26 @@ const TICK_QUEUES_MAX: usize = 500;
 const EMPTY_REMEMBERED_MAX: usize = 10_000;
 
 /// The word tokens: `token.issue`, `token.leave`, `queue.configure`.
-#[derive(Debug)]
 pub struct Tokens {
-    keys: Keys,
+    keys: QueueTokens,
     users: Users,
     /// Where the next tick begins.
     tick_after: ConcertId,
-    /// Queues where nobody waits, all having left, as of this place of the next join. Only a join can change that.
+    /// Queues where nobody waits (all who did have left), as of this place of the next join. Only a join can change that.
     empty: HashMap<ConcertId, i64>,
-}
-
-/// The keys, without a way to print them.
-struct Keys(QueueTokens);
-
-impl std::fmt::Debug for Keys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0.signing_kid())
-    }
+    inside: Inside,
 }
 
 impl Tokens {
     /// With the keys that queue tokens are signed with.
     pub fn new(keys: QueueTokens) -> Self {
-        Self { keys: Keys(keys), users: Users::default(), tick_after: ConcertId(0), empty: HashMap::new() }
+        Self {
+            keys,
+            users: Users::default(),
+            tick_after: ConcertId(0),
+            empty: HashMap::new(),
+            inside: Inside::default(),
+        }
     }
 
     async fn load(
@@ -72,7 +71,7 @@ impl Tokens {
         let concerts: Vec<i64> = demands.keys().map(|concert| concert.0).collect();
         let mut lines = store::lock_queues(transaction, now, &concerts, true).await?;
         if !lines.is_empty() {
-            store::load_tokens(transaction, &mut lines, demands).await?;
+            store::load_tokens(transaction, &mut lines, demands, &self.inside).await?;
         }
         Ok(State { lines, unknown_users })
     }
@@ -90,7 +89,7 @@ impl Tokens {
     }
 
     fn issued(&self, ticket: &Ticket) -> Outcome {
-        let keys = &self.keys.0;
+        let keys = &self.keys;
         let Ticket { token_id, user_id, concert_id, seq, issued_at, .. } = *ticket;
         let claims = QueueClaims::new(token_id, user_id, concert_id, seq, issued_at);
         let queue_token = keys.sign(&claims, ticket.kid.as_deref().unwrap_or_else(|| keys.signing_kid()));
@@ -110,8 +109,22 @@ impl Tokens {
         let found = store::candidates(pool, self.tick_after, limit).await?;
         let more = found.len() == TICK_QUEUES_MAX;
         self.tick_after = found.last().filter(|_| more).map_or(ConcertId(0), |last| last.concert_id);
-        let has_work = |queue: &&Candidate| queue.overdue || self.empty.get(&queue.concert_id) != Some(&queue.next_seq);
-        Ok(found.iter().filter(has_work).map(|queue| queue.concert_id.0).collect())
+        let has_overdue_or_waiting =
+            |queue: &&Candidate| queue.overdue || self.empty.get(&queue.concert_id) != Some(&queue.next_seq);
+        let found: Vec<&Candidate> = found.iter().filter(has_overdue_or_waiting).collect();
+        let to_count = found.iter().filter(|queue| !queue.overdue && !self.has_room(queue));
+        let to_count = to_count.filter(|queue| self.inside.count_is_due(queue.concert_id, queue.at));
+        let to_count: Vec<i64> = to_count.map(|queue| queue.concert_id.0).collect();
+        if !to_count.is_empty() {
+            store::count_inside(pool, &to_count, &mut self.inside).await?;
+        }
+        let has_work = found.iter().filter(|queue| queue.overdue || self.has_room(queue));
+        Ok(has_work.map(|queue| queue.concert_id.0).collect())
+    }
+
+    fn has_room(&self, queue: &Candidate) -> bool {
+        let at_most = self.inside.at_most(queue.concert_id, queue.admitted_total);
+        at_most.is_some_and(|at_most| at_most < queue.max_active.into())
     }
 
     /// Does what is to be done at `now` in those of `concerts` that nobody else has locked.
@@ -123,15 +136,20 @@ impl Tokens {
     ) -> Result<Lines, sqlx::Error> {
         let mut lines = store::lock_queues(transaction, now, concerts, false).await?;
         if !lines.is_empty() {
-            store::load_tokens(transaction, &mut lines, &Demands::new()).await?;
+            store::load_tokens(transaction, &mut lines, &Demands::new(), &self.inside).await?;
             lines.values_mut().for_each(Line::admit);
-            store::write(transaction, &lines, self.keys.0.signing_kid()).await?;
+            store::write(transaction, &lines, self.keys.signing_kid()).await?;
         }
         Ok(lines)
     }
 
-    fn remember_empty(&mut self, lines: &mut Lines) {
+    /// Remembers what saves work later: how many are inside, and where nobody waits.
+    fn remember(&mut self, lines: &mut Lines) {
         for (concert, line) in lines {
+            if let Some(active) = line.active() {
+                let counted_at = line.was_counted().then_some(line.at);
+                self.inside.note(*concert, active, line.queue.admitted_total, counted_at);
+            }
             if line.is_empty() {
                 if self.empty.len() >= EMPTY_REMEMBERED_MAX {
                     self.empty.clear();
@@ -168,7 +186,9 @@ impl Word for Tokens {
             let decision = decide(&mut state, &logged.command, clock);
             outcomes.push(self.outcome(decision));
         }
-        store::write(transaction, &state.lines, self.keys.0.signing_kid()).await?;
+        store::write(transaction, &state.lines, self.keys.signing_kid()).await?;
+        // If the transaction fails after all, `forget` is called.
+        self.remember(&mut state.lines);
         Ok(Applied { outcomes, emissions: take_events(&mut state.lines) })
     }
 
@@ -184,11 +204,12 @@ impl Word for Tokens {
         let now = store::now(&mut transaction).await?;
         let mut lines = self.sweep_and_admit(&mut transaction, now, &concerts).await?;
         transaction.commit().await?;
-        self.remember_empty(&mut lines);
+        self.remember(&mut lines);
         Ok(take_events(&mut lines))
     }
 
     fn forget(&mut self) {
+        self.inside.clear();
         self.empty.clear();
     }
 }

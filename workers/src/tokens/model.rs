@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::bucket::{ADMISSION, Bucket};
 use super::decide::{Decision, State, decide};
 use super::demand::{self, Demand};
+use super::inside::Inside;
 use super::line::{Change, Counts, Line, Loaded, Queue, Token};
 use crate::runtime::word::{Clock, Event};
 
@@ -34,6 +35,7 @@ pub(crate) struct World {
     /// The share of rows that one transaction may change unasked.
     pub(crate) rows_max: i64,
     pub(crate) events: usize,
+    inside: Inside,
 }
 
 impl World {
@@ -51,7 +53,14 @@ impl World {
             admitted_seq: 0,
             admitted_total: 0,
         };
-        Self { queue, tokens: Vec::new(), now: at(0), rows_max: demand::rows_max(1), events: 0 }
+        Self {
+            queue,
+            tokens: Vec::new(),
+            now: at(0),
+            rows_max: demand::rows_max(1),
+            events: 0,
+            inside: Inside::default(),
+        }
     }
 
     pub(crate) fn advance(&mut self, us: i64) {
@@ -108,23 +117,28 @@ impl World {
         let count = |n: usize| i64::try_from(n).unwrap();
         let since = line.at - TimeDelta::seconds(60);
         let recent = self.tokens.iter().filter(|token| token.admitted_at.is_some_and(|admitted| admitted > since));
-        let counted = usize::from(*demand == Demand::default() || line.may_admit(demand));
+        let (at_most, due) =
+            (self.inside.at_most(CONCERT, self.queue.admitted_total), self.inside.count_is_due(CONCERT, line.at));
+        let counted = line.needs_count(demand, at_most, due);
+        let swept = usize::from(*demand == Demand::default() || line.may_admit(demand));
+        let active = count(self.with_status(TokenStatus::Active).count());
+        assert!(at_most.is_none_or(|at_most| at_most >= active), "a bound that is too low");
         let counts = Counts {
-            active: count(counted * self.with_status(TokenStatus::Active).count()),
-            overdue: count(counted * self.with_status(TokenStatus::Active).filter(overdue).count()),
+            active: if counted { Some(active) } else { at_most },
+            overdue: count(swept * self.with_status(TokenStatus::Active).filter(overdue).count()),
             gone: self.gone_before(i64::MAX),
             admitted_last_minute: if demand.configured { count(recent.count()) } else { 0 },
         };
         let front_max = line.front_max(demand, &counts, self.rows_max);
         let [rows_max, front_rows] = [self.rows_max, front_max].map(|rows| usize::try_from(rows).unwrap());
         let mut wanted: HashMap<i64, bool> = HashMap::new();
-        let overdue = self.with_status(TokenStatus::Active).filter(overdue).take(rows_max * counted);
+        let overdue = self.with_status(TokenStatus::Active).filter(overdue).take(rows_max * swept);
         let asked = |token: &&Token| demand.joiners.contains(&token.user_id) || demand.leavers.contains(&token.user_id);
         let own = self.tokens.iter().filter(|token| token.ended_at.is_none()).filter(asked);
         wanted.extend(overdue.chain(own).map(|token| (token.seq, false)));
         let waiting = self.with_status(TokenStatus::Waiting);
         wanted.extend(waiting.take(front_rows).map(|token| (token.seq, true)));
-        let mut loaded = Loaded { counts, admissions_max: self.rows_max, ..Loaded::default() };
+        let mut loaded = Loaded { counts, counted, admissions_max: self.rows_max, ..Loaded::default() };
         let mut front = VecDeque::new();
         for token in &self.tokens {
             let Some(in_front) = wanted.get(&token.seq) else { continue };
@@ -147,6 +161,10 @@ impl World {
                 Change::Changed => self.tokens[usize::try_from(token.seq - 1).unwrap()] = row,
                 Change::New => self.tokens.push(row),
             }
+        }
+        if let Some(active) = line.active() {
+            let counted_at = line.was_counted().then_some(line.at);
+            self.inside.note(CONCERT, active, line.queue.admitted_total, counted_at);
         }
         if line.changed {
             self.queue = line.queue.clone();

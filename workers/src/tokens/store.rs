@@ -4,6 +4,8 @@
 //! Subqueries with LIMIT or FOR UPDATE stay where they are written, which pins each statement to one index probe a key:
 //! no plan that was cached while a table was small can turn into a scan of a large one.
 
+mod write;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -14,7 +16,10 @@ use sqlx::{PgConnection, PgPool};
 
 use super::bucket::{ADMISSION, Bucket};
 use super::demand::{self, Demand, Demands};
+use super::inside::Inside;
 use super::line::{Change, Counts, Line, Loaded, Queue, Token};
+
+pub(crate) use self::write::write;
 
 /// The lines that a batch touches, by concert.
 pub(crate) type Lines = BTreeMap<ConcertId, Line>;
@@ -26,8 +31,14 @@ pub(crate) struct Candidate {
     pub(crate) concert_id: ConcertId,
     /// The place of its next join.
     pub(crate) next_seq: i64,
+    /// All that were ever admitted.
+    pub(crate) admitted_total: i64,
+    /// Buyers inside at the same time, at most.
+    pub(crate) max_active: i32,
     /// Somebody's time is over.
     pub(crate) overdue: bool,
+    /// When it was found.
+    pub(crate) at: DateTime<Utc>,
 }
 
 /// Locks the queues of `concerts`, and with `wait` waits for those that another transaction has; else it leaves them out.
@@ -91,7 +102,7 @@ impl From<QueueRow> for Queue {
     }
 }
 
-/// Loads, for queues that are locked, all that `demands` may touch, and locks it.
+/// Loads, for queues that are locked, all that `demands` may touch, and locks it. A queue without a demand is a tick's.
 ///
 /// # Errors
 /// What the database says.
@@ -99,15 +110,28 @@ pub(crate) async fn load_tokens(
     connection: &mut PgConnection,
     lines: &mut Lines,
     demands: &Demands,
+    inside: &Inside,
 ) -> Result<(), sqlx::Error> {
-    let counts = count_tokens(connection, lines, demands).await?;
+    let nothing = Demand::default();
+    let bounds = lines.values().map(|line| {
+        let (concert, demand) = (line.queue.concert_id, demands.get(&line.queue.concert_id).unwrap_or(&nothing));
+        let at_most = inside.at_most(concert, line.queue.admitted_total);
+        (at_most, line.needs_count(demand, at_most, inside.count_is_due(concert, line.at)))
+    });
+    let (bounds, counted): (Vec<_>, Vec<_>) = bounds.unzip();
+    let mut counts = count_tokens(connection, lines, demands, &counted).await?;
+    for (counts, bound) in counts.iter_mut().zip(bounds) {
+        counts.active = counts.active.or(bound);
+    }
     let rows_max = demand::rows_max(lines.len());
     let wanted = Wanted::new(lines, demands, &counts, rows_max);
     let mut found = lock_tokens(connection, &wanted).await?;
-    for ((line, counts), front_max) in lines.values_mut().zip(counts).zip(&wanted.front_max) {
+    let rest = counts.into_iter().zip(counted).zip(&wanted.front_max);
+    for (line, ((counts, counted), front_max)) in lines.values_mut().zip(rest) {
         let (mut loaded, front_rows) = found.remove(&line.queue.concert_id).unwrap_or_default();
         loaded.front_complete = front_rows < *front_max;
         loaded.counts = counts;
+        loaded.counted = counted;
         loaded.admissions_max = rows_max;
         line.begin(loaded);
     }
@@ -119,23 +143,27 @@ async fn count_tokens(
     connection: &mut PgConnection,
     lines: &Lines,
     demands: &Demands,
+    counted: &[bool],
 ) -> Result<Vec<Counts>, sqlx::Error> {
     let concerts: Vec<i64> = lines.keys().map(|concert| concert.0).collect();
     let ats: Vec<_> = lines.values().map(|line| line.at).collect();
     let admitted_seqs: Vec<_> = lines.values().map(|line| line.queue.admitted_seq).collect();
     let demand_of = |line: &Line| demands.get(&line.queue.concert_id);
-    // A tick demands nothing and ends those whose time is over. A batch that cannot admit anybody, which is the rule when
-    // a crowd joins, need not know how many are inside.
-    let counted: Vec<_> = lines.values().map(|line| demand_of(line).is_none_or(|d| line.may_admit(d))).collect();
+    // A tick ends those whose time is over; so does a batch, before it admits others.
+    let swept: Vec<_> = lines.values().map(|line| demand_of(line).is_none_or(|d| line.may_admit(d))).collect();
     let configured: Vec<_> = lines.values().map(|line| demand_of(line).is_some_and(|d| d.configured)).collect();
     sqlx::query_as!(
         Counts,
-        r#"SELECT a.active AS "active!", a.overdue AS "overdue!", g.gone AS "gone!", m.admitted AS "admitted_last_minute!"
-           FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::boolean[], $5::boolean[])
-                WITH ORDINALITY AS q (concert_id, at, admitted_seq, counted, configured, place)
+        r#"SELECT a.active, o.overdue AS "overdue!", g.gone AS "gone!", m.admitted AS "admitted_last_minute!"
+           FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::boolean[], $5::boolean[], $6::boolean[])
+                WITH ORDINALITY AS q (concert_id, at, admitted_seq, counted, swept, configured, place)
            CROSS JOIN LATERAL (
-               SELECT count(*) AS active, count(*) FILTER (WHERE t.expires_at <= q.at) AS overdue
-               FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE' AND q.counted) a
+               SELECT CASE WHEN q.counted THEN (
+                   SELECT count(*) FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE'
+               ) END AS active) a
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS overdue FROM queue_tokens t
+               WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE' AND t.expires_at <= q.at AND q.swept) o
            CROSS JOIN LATERAL (
                SELECT count(*) AS gone
                FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'LEFT' AND t.seq > q.admitted_seq) g
@@ -153,7 +181,8 @@ async fn count_tokens(
         &concerts,
         &ats,
         &admitted_seqs,
-        &counted,
+        counted,
+        &swept,
         &configured
     )
     .fetch_all(connection)
@@ -314,132 +343,8 @@ async fn count_gone_before(
     Ok(())
 }
 
-/// Writes what has changed: tokens that were there (ends make room for new live ones of the same buyers), new tokens, queues.
-/// `kid` names the key of the new ones.
-///
-/// # Errors
-/// What the database says.
-pub(crate) async fn write(connection: &mut PgConnection, lines: &Lines, kid: &str) -> Result<(), sqlx::Error> {
-    update_tokens(connection, lines).await?;
-    insert_tokens(connection, lines, kid).await?;
-    update_queues(connection, lines).await
-}
-
-fn tokens_of(lines: &Lines, change: Change) -> impl Iterator<Item = (ConcertId, &Token)> {
-    let all = lines.iter().flat_map(|(concert, line)| line.tokens.iter().map(|token| (*concert, token)));
-    all.filter(move |(_, token)| token.change == change)
-}
-
-async fn update_tokens(connection: &mut PgConnection, lines: &Lines) -> Result<(), sqlx::Error> {
-    let (mut concerts, mut seqs, mut statuses) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut admitted, mut expires, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-    for (concert, token) in tokens_of(lines, Change::Changed) {
-        concerts.push(concert.0);
-        seqs.push(token.seq);
-        statuses.push(token.status);
-        admitted.push(token.admitted_at);
-        expires.push(token.expires_at);
-        ended.push(token.ended_at);
-    }
-    if concerts.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "UPDATE queue_tokens t
-         SET status = u.status, admitted_at = u.admitted_at, expires_at = u.expires_at, ended_at = u.ended_at
-         FROM unnest($1::bigint[], $2::bigint[], $3::token_status[], $4::timestamptz[], $5::timestamptz[],
-                     $6::timestamptz[]) AS u (concert_id, seq, status, admitted_at, expires_at, ended_at)
-         WHERE t.concert_id = u.concert_id AND t.seq = u.seq",
-        &concerts,
-        &seqs,
-        &statuses as &[TokenStatus],
-        &admitted as &[Option<DateTime<Utc>>],
-        &expires as &[Option<DateTime<Utc>>],
-        &ended as &[Option<DateTime<Utc>>]
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn insert_tokens(connection: &mut PgConnection, lines: &Lines, kid: &str) -> Result<(), sqlx::Error> {
-    let (mut concerts, mut seqs, mut ids, mut users) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut statuses, mut issued) = (Vec::new(), Vec::new());
-    let (mut admitted, mut expires, mut ended) = (Vec::new(), Vec::new(), Vec::new());
-    for (concert, token) in tokens_of(lines, Change::New) {
-        concerts.push(concert.0);
-        seqs.push(token.seq);
-        ids.push(token.token_id.0);
-        users.push(token.user_id.0);
-        statuses.push(token.status);
-        issued.push(token.issued_at);
-        admitted.push(token.admitted_at);
-        expires.push(token.expires_at);
-        ended.push(token.ended_at);
-    }
-    if concerts.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "INSERT INTO queue_tokens
-             (concert_id, seq, token_id, user_id, kid, status, issued_at, admitted_at, expires_at, ended_at)
-         SELECT n.concert_id, n.seq, n.token_id, n.user_id, $1, n.status, n.issued_at, n.admitted_at, n.expires_at, n.ended_at
-         FROM unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::token_status[], $7::timestamptz[],
-                     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
-              AS n (concert_id, seq, token_id, user_id, status, issued_at, admitted_at, expires_at, ended_at)",
-        kid,
-        &concerts,
-        &seqs,
-        &ids,
-        &users,
-        &statuses as &[TokenStatus],
-        &issued,
-        &admitted as &[Option<DateTime<Utc>>],
-        &expires as &[Option<DateTime<Utc>>],
-        &ended as &[Option<DateTime<Utc>>]
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn update_queues(connection: &mut PgConnection, lines: &Lines) -> Result<(), sqlx::Error> {
-    let changed: Vec<&Queue> = lines.values().filter(|line| line.changed).map(|line| &line.queue).collect();
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let column = |value: fn(&Queue) -> i64| changed.iter().map(|queue| value(queue)).collect::<Vec<i64>>();
-    let states: Vec<_> = changed.iter().map(|queue| queue.state).collect();
-    let refilled: Vec<_> = changed.iter().map(|queue| queue.bucket.refilled_at).collect();
-    sqlx::query!(
-        "UPDATE queues q
-         SET state = u.state, rate_per_minute = u.rate_per_minute, burst = u.burst, max_active = u.max_active,
-             active_seconds = u.active_seconds, credit = u.credit, refilled_at = u.refilled_at, next_seq = u.next_seq,
-             admitted_seq = u.admitted_seq, admitted_total = u.admitted_total
-         FROM unnest($1::bigint[], $2::queue_state[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-                     $8::timestamptz[], $9::bigint[], $10::bigint[], $11::bigint[])
-              AS u (concert_id, state, rate_per_minute, burst, max_active, active_seconds, credit, refilled_at, next_seq,
-                    admitted_seq, admitted_total)
-         WHERE q.concert_id = u.concert_id",
-        &column(|queue| queue.concert_id.0),
-        &states as &[QueueState],
-        &column(|queue| queue.rate_per_minute),
-        &column(|queue| queue.burst),
-        &column(|queue| queue.max_active),
-        &column(|queue| queue.active_seconds),
-        &column(|queue| queue.bucket.credit),
-        &refilled,
-        &column(|queue| queue.next_seq),
-        &column(|queue| queue.admitted_seq),
-        &column(|queue| queue.admitted_total)
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
 /// Queues, after `after`, at most `limit`, that a tick may have to look at: somebody's time is over, or somebody may wait
-/// and there may be credit and room. It locks nothing and decides nothing; what it finds is looked at again under the lock.
+/// and there may be credit. It locks nothing and decides nothing; what it finds is looked at again under the lock.
 ///
 /// # Errors
 /// What the database says.
@@ -448,7 +353,8 @@ pub(crate) async fn candidates(pool: &PgPool, after: ConcertId, limit: i64) -> R
     let admission = ADMISSION as f64;
     sqlx::query_as!(
         Candidate,
-        r#"SELECT q.concert_id AS "concert_id: ConcertId", q.next_seq, o.overdue IS NOT NULL AS "overdue!"
+        r#"SELECT q.concert_id AS "concert_id: ConcertId", q.next_seq, q.admitted_total, q.max_active,
+                  o.overdue IS NOT NULL AS "overdue!", now() AS "at!"
            FROM queues q
            LEFT JOIN LATERAL (
                SELECT true AS overdue FROM queue_tokens t
@@ -456,12 +362,8 @@ pub(crate) async fn candidates(pool: &PgPool, after: ConcertId, limit: i64) -> R
                LIMIT 1) o ON true
            WHERE q.concert_id > $1 AND (
                o.overdue IS NOT NULL
-               OR CASE WHEN q.state IN ('OPEN', 'DRAINING') AND q.next_seq > q.admitted_seq + 1
-                        AND q.credit + q.rate_per_minute * 1e6::float8 * extract(epoch FROM now() - q.refilled_at) >= $2
-                  THEN (SELECT count(*) FROM (
-                            SELECT FROM queue_tokens t WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE'
-                            LIMIT q.max_active) inside) < q.max_active
-                  END)
+               OR (q.state IN ('OPEN', 'DRAINING') AND q.next_seq > q.admitted_seq + 1 AND q.max_active > 0
+                   AND q.credit + q.rate_per_minute * 1e6::float8 * extract(epoch FROM now() - q.refilled_at) >= $2))
            ORDER BY q.concert_id LIMIT $3"#,
         after.0,
         admission,
@@ -469,6 +371,29 @@ pub(crate) async fn candidates(pool: &PgPool, after: ConcertId, limit: i64) -> R
     )
     .fetch_all(pool)
     .await
+}
+
+/// Notes how many are inside each of `concerts`.
+///
+/// # Errors
+/// What the database says.
+pub(crate) async fn count_inside(pool: &PgPool, concerts: &[i64], inside: &mut Inside) -> Result<(), sqlx::Error> {
+    // One statement sees one moment: the count belongs to this total.
+    let rows = sqlx::query!(
+        r#"SELECT q.concert_id AS "concert_id: ConcertId", q.admitted_total, a.active AS "active!", now() AS "at!"
+           FROM queues q
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS active FROM queue_tokens t
+               WHERE t.concert_id = q.concert_id AND t.status = 'ACTIVE') a
+           WHERE q.concert_id = ANY($1)"#,
+        concerts
+    )
+    .fetch_all(pool)
+    .await?;
+    for row in rows {
+        inside.note(row.concert_id, row.active, row.admitted_total, Some(row.at));
+    }
+    Ok(())
 }
 
 /// The transaction's time.
