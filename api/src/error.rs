@@ -169,6 +169,10 @@ impl Refusal {
         if let Some(challenge) = challenge(self.problem.slug) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
+        if self.problem.slug == Slug::BodyTooLarge {
+            // The rest of the body may still be on its way, so nothing else can come on this connection.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         let comes_back = matches!(self.problem.slug.status(), 429 | 503);
         if let Some(seconds) = self.retry_after_seconds.or(comes_back.then_some(RETRY_AFTER_SECONDS)) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
