@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -48,6 +48,13 @@ pub struct Schedule {
 #[derive(Debug, Default)]
 pub struct Schedules {
     known: HashMap<ScheduleId, Arc<Schedule>>,
+}
+
+impl Schedule {
+    /// How long a hold lasts.
+    pub fn hold_time(&self) -> TimeDelta {
+        TimeDelta::seconds(i64::from(self.hold_seconds))
+    }
 }
 
 impl Schedules {

@@ -202,6 +202,11 @@ impl QueueTokens {
         self.ring.signing_kid()
     }
 
+    /// The name of the key that signed a token, by its own account.
+    pub fn kid(&self, token: &str) -> Option<String> {
+        jsonwebtoken::decode_header(token).ok()?.kid
+    }
+
     /// The token's string: the same each time, as long as the key named `kid` is there.
     pub fn sign(&self, claims: &QueueClaims, kid: &str) -> String {
         self.ring.sign(claims, kid)

@@ -122,8 +122,9 @@ const RULES_AT_REST: &[(&str, &str)] = &[
                                            OR q.kind = 'payment.pay' AND p.payment_id IS NULL)",
     ),
     (
+        // Of a buyer whom a restored backup does not know only the place is left.
         "each token was issued by a request",
-        "SELECT format('token %s', t.token_id) FROM queue_tokens t
+        "SELECT format('token %s', t.token_id) FROM queue_tokens t JOIN users u ON u.user_id = t.user_id
          LEFT JOIN requests q ON q.request_id = t.token_id AND q.kind = 'token.issue' AND q.status = 'SUCCEEDED'
          WHERE q.request_id IS NULL",
     ),

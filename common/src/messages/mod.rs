@@ -66,6 +66,9 @@ pub enum Unreadable {
     /// The record can be read, but the database refuses its contents whatever is tried.
     #[error("the database refuses the record: {0}")]
     Refused(String),
+    /// Its success was told, but the restored database lacks what it needs.
+    #[error("its success was told, and cannot be repeated: {0}")]
+    Unrepeatable(String),
 }
 
 impl Unreadable {
@@ -79,6 +82,7 @@ impl Unreadable {
             Self::InvalidMember(_) => "boxoffice.InvalidMember",
             Self::KeyMismatch { .. } => "boxoffice.KeyMismatch",
             Self::Refused(_) => "boxoffice.Refused",
+            Self::Unrepeatable(_) => "boxoffice.Unrepeatable",
         }
     }
 }

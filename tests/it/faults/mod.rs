@@ -1,6 +1,7 @@
 //! What breaks: processes are killed, stopped and restarted, the log is replayed. One test at a time, for they share the
 //! system with nobody.
 
+mod backups;
 mod holds;
 mod instances;
 mod replay;

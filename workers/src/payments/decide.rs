@@ -1,6 +1,7 @@
 //! The rules of payments, pure: no I/O, no clock of their own. Each hold ends exactly once, money moves with its ledger entry
 //! only, and whoever asked in time is in time, however late the log is read.
 
+mod again;
 #[cfg(test)]
 mod cases;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use common::ids::{EntryId, PaymentId, ReservationId, UserId};
 use common::messages::payments::{CHARGE_MAX, Cancel, Charge, Expire, Pay, PaymentCommand, Refund};
 use common::problems::{Problem, Slug};
 
+pub(super) use self::again::{decide_again, had_effect};
 use super::state::{Booking, Paid, Refunded, State};
 use crate::runtime::word::{Clock, Outcome};
 

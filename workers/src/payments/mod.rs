@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use common::catalogue::Schedules;
 use common::ids::{ConcertId, PaymentId, ReservationId, ScheduleId, UserId};
 use common::messages::payments::PaymentCommand;
+use common::messages::results::RequestResult;
 use common::topics;
 use sqlx::PgConnection;
 
@@ -67,6 +68,11 @@ impl Word for Payments {
     const GROUP: &'static str = "boxoffice-payments";
     const WORKER: &'static str = "payment-worker";
     const TICK: Option<Duration> = None;
+    const CAUSES: &'static [&'static str] = &[topics::RESERVATIONS];
+
+    fn had_effect(told: &RequestResult) -> bool {
+        decide::had_effect(told)
+    }
 
     async fn apply(
         &mut self,
@@ -77,11 +83,18 @@ impl Word for Payments {
         let mut state = self.load(transaction, batch).await?;
         let mut outcomes: Vec<Outcome> = batch
             .iter()
-            .map(|logged| decide::decide(&mut state, &logged.command, Clock { asked_at: logged.asked_at, now }))
+            .map(|logged| {
+                let clock = Clock { asked_at: logged.asked_at, now };
+                match &logged.told {
+                    Some(told) => decide::decide_again(&mut state, &logged.command, told, clock),
+                    None => decide::decide(&mut state, &logged.command, clock),
+                }
+            })
             .collect();
         store::save(transaction, now, &state.changes()).await?;
         let buyers = buyers_who_paid(&state, batch, &outcomes);
-        let ended = store::end_tokens(transaction, now, buyers.keys().copied()).await?;
+        let asked = buyers.iter().map(|(buyer, place)| (*buyer, batch[*place].asked_at));
+        let ended = store::end_tokens(transaction, now, asked).await?;
         for token in &ended {
             let first = buyers.get(&(token.concert_id, token.user_id)).and_then(|i| outcomes.get_mut(*i));
             if let Some(Outcome::Succeeded { concert_id, .. }) = first {
@@ -148,7 +161,12 @@ fn buyers_who_paid(
 ) -> BTreeMap<(ConcertId, UserId), usize> {
     let mut buyers = BTreeMap::new();
     for (i, (logged, outcome)) in batch.iter().zip(outcomes).enumerate() {
-        if let (PaymentCommand::Pay(pay), Outcome::Succeeded { .. }) = (&logged.command, outcome)
+        let paid = match outcome {
+            Outcome::Succeeded { .. } => true,
+            Outcome::AsTold => logged.told.as_ref().is_some_and(|told| told.succeeded()),
+            _ => false,
+        };
+        if let (PaymentCommand::Pay(pay), true) = (&logged.command, paid)
             && let Some(reservation) = state.reservation(pay.reservation_id)
         {
             buyers.entry((reservation.row.concert_id, pay.user_id)).or_insert(i);

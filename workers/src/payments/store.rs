@@ -284,22 +284,25 @@ async fn note_releases(connection: &mut PgConnection, schedules: &[ScheduleId]) 
     Ok(())
 }
 
-/// Ends the live queue tokens of those who paid, and tells which they were. An admitted one is COMPLETED. Whoever paid an earlier
-/// hold while waiting again has LEFT the line: positions are counted by the places of those who left.
+/// Ends the live queue tokens of those who paid, and tells which they were; not one that was made after the payment was asked for.
+/// An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the
+/// places of those who left.
 pub(super) async fn end_tokens(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
-    buyers: impl Iterator<Item = (ConcertId, UserId)>,
+    buyers: impl Iterator<Item = ((ConcertId, UserId), DateTime<Utc>)>,
 ) -> Result<Vec<TokenEvent>, sqlx::Error> {
-    let (concerts, users): (Vec<ConcertId>, Vec<UserId>) = buyers.unzip();
+    let (buyers, asked): (Vec<_>, Vec<DateTime<Utc>>) = buyers.unzip();
+    let (concerts, users): (Vec<ConcertId>, Vec<UserId>) = buyers.into_iter().unzip();
     if concerts.is_empty() {
         return Ok(Vec::new());
     }
     let rows = sqlx::query!(
         r#"WITH locked AS MATERIALIZED (
                SELECT q.concert_id, q.seq
-               FROM UNNEST($1::bigint[], $2::uuid[]) AS n (concert_id, user_id)
+               FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[]) AS n (concert_id, user_id, asked_at)
                JOIN queue_tokens q ON q.concert_id = n.concert_id AND q.user_id = n.user_id AND q.ended_at IS NULL
+                                      AND q.issued_at <= n.asked_at
                ORDER BY q.concert_id, q.seq FOR UPDATE OF q)
            UPDATE queue_tokens q
            SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
@@ -308,7 +311,8 @@ pub(super) async fn end_tokens(
                      q.seq"#,
         &concerts as &[ConcertId],
         &users as &[UserId],
-        now
+        now,
+        &asked
     )
     .fetch_all(connection)
     .await?;

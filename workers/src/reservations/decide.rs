@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, Utc};
 use common::bodies::{Reservation, ReservationStatus};
 use common::catalogue::Schedule;
 use common::ids::{ReservationId, ScheduleId, SeatId, UserId};
@@ -30,7 +30,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    fn is_free(&self, seat: SeatId, schedule: &Schedule) -> bool {
+    pub(crate) fn is_free(&self, seat: SeatId, schedule: &Schedule) -> bool {
         debug_assert!(schedule.layout.place_of(seat).is_some());
         self.free.get(&seat).copied().unwrap_or(false)
     }
@@ -43,6 +43,29 @@ impl State {
             }
         }
         *self.live.entry((schedule.schedule_id, buyer)).or_default() += count(seats);
+    }
+
+    /// Takes the seats for this hold, from `held_at` on.
+    pub(crate) fn hold(
+        &mut self,
+        hold: &Hold,
+        schedule: &Schedule,
+        seat_ids: Vec<SeatId>,
+        held_at: DateTime<Utc>,
+    ) -> Reservation {
+        self.take(&seat_ids, schedule, hold.user_id);
+        Reservation {
+            reservation_id: ReservationId::from(hold.request_id),
+            user_id: hold.user_id,
+            concert_id: schedule.concert_id,
+            schedule_id: schedule.schedule_id,
+            total: schedule.layout.total_price(&seat_ids),
+            seat_ids,
+            status: ReservationStatus::Held,
+            held_at,
+            hold_expires_at: held_at + schedule.hold_time(),
+            payment_id: None,
+        }
     }
 }
 
@@ -76,19 +99,7 @@ pub(crate) fn decide(state: &mut State, hold: &Hold, clock: Clock) -> Result<Res
         Wish::Labels(labels) => named(state, &schedule, hold, find(&schedule, labels)?)?,
         Wish::Best(best) => choose(state, &schedule, hold, best)?,
     };
-    state.take(&seats, &schedule, hold.user_id);
-    Ok(Reservation {
-        reservation_id: ReservationId::from(hold.request_id),
-        user_id: hold.user_id,
-        concert_id: schedule.concert_id,
-        schedule_id: schedule.schedule_id,
-        total: schedule.layout.total_price(&seats),
-        seat_ids: seats,
-        status: ReservationStatus::Held,
-        held_at: clock.now,
-        hold_expires_at: clock.now + TimeDelta::seconds(i64::from(schedule.hold_seconds)),
-        payment_id: None,
-    })
+    Ok(state.hold(hold, &schedule, seats, clock.now))
 }
 
 /// Checks that the hold says in one way, and sensibly, which seats it wants.

@@ -1,6 +1,7 @@
 //! The word *reservations*: buyers hold seats. Reads `boxoffice.reservations.v1`, inserts `reservations`, takes `seats`, and asks
 //! for the end of overdue holds.
 
+mod again;
 mod decide;
 mod overdue;
 mod seat_map;
@@ -16,7 +17,6 @@ use common::ids::{ReservationId, ScheduleId, SeatId};
 use common::messages::payments::Pay;
 use common::messages::reservations::{Hold, ReservationCommand};
 use common::messages::{Message as _, Origin};
-use common::problems::Problem;
 use common::topics;
 use sqlx::{PgConnection, PgPool};
 
@@ -50,7 +50,7 @@ impl Reservations {
     }
 }
 
-type Decision<'a> = (&'a Logged<ReservationCommand>, Result<Reservation, Problem>);
+type Decision<'a> = (&'a Logged<ReservationCommand>, Result<Reservation, Outcome>);
 
 impl Word for Reservations {
     type Command = ReservationCommand;
@@ -58,6 +58,12 @@ impl Word for Reservations {
     const GROUP: &'static str = "boxoffice-reservations";
     const WORKER: &'static str = "reservation-worker";
     const TICK: Option<Duration> = Some(LOOK_FOR_OVERDUE);
+    const CAUSES: &'static [&'static str] = &[topics::PAYMENTS];
+
+    /// With `pay: true` the payment worker tells the outcome.
+    fn begins(kind: &str) -> bool {
+        kind == Hold::TYPE
+    }
 
     async fn apply(
         &mut self,
@@ -72,12 +78,13 @@ impl Word for Reservations {
         store::lock_schedules(transaction, &schedules).await?;
         let repeated = repeated(transaction, &holds).await?;
         for _ in 0..CHOICES_MAX {
-            let mut state = self.state(transaction, &holds).await?;
+            let mut state = self.state(transaction, batch).await?;
             let locked: HashSet<SeatId> = state.free.keys().copied().collect();
             let decisions = decide_all(&mut state, batch, &repeated, now);
             self.remember(state.maps);
             if self.confirm(transaction, &decisions, &locked).await? {
-                let made: Vec<Reservation> = decisions.iter().filter_map(|(_, made)| made.clone().ok()).collect();
+                let made: Vec<Reservation> =
+                    decisions.iter().filter_map(|(_, made)| made.as_ref().ok().cloned()).collect();
                 if !made.is_empty() {
                     store::insert_holds(transaction, &made).await?;
                 }
@@ -100,12 +107,19 @@ impl Word for Reservations {
 
 impl Reservations {
     /// Loads and locks what the batch touches.
-    async fn state(&mut self, transaction: &mut PgConnection, holds: &[&Hold]) -> Result<State, sqlx::Error> {
-        let seats = sorted(holds.iter().flat_map(|hold| self.named_seats(hold)).map(|seat| seat.0));
+    async fn state(
+        &mut self,
+        transaction: &mut PgConnection,
+        batch: &[&Logged<ReservationCommand>],
+    ) -> Result<State, sqlx::Error> {
+        let holds: Vec<&Hold> = batch.iter().map(|logged| hold(logged)).collect();
+        let told = batch.iter().filter_map(|logged| again::told(logged.told.as_deref()?));
+        let told = told.flat_map(|told| told.seats).map(|seat| seat.seat_id.0);
+        let seats = sorted(holds.iter().flat_map(|hold| self.named_seats(hold)).map(|seat| seat.0).chain(told));
         let free: HashMap<SeatId, bool> = store::lock_seats(transaction, &seats).await?.into_iter().collect();
         let pairs = sorted(holds.iter().map(|hold| (hold.schedule_id, hold.user_id)));
         let live = store::live_seats(transaction, &pairs).await?.into_iter().collect();
-        let maps = self.maps(transaction, holds, &free).await?;
+        let maps = self.maps(transaction, &holds, &free).await?;
         let schedules = holds.iter().filter_map(|hold| self.schedules.get(hold.schedule_id));
         Ok(State {
             users: holds.iter().map(|hold| hold.user_id).filter(|user| self.users.exists(*user)).collect(),
@@ -215,7 +229,7 @@ impl Reservations {
             // A repeat has no decision: its hold stands, and its payment is asked for again.
             let decided = decisions.next_if(|(decided, _)| std::ptr::eq(*decided, *logged)).map(|(_, decided)| decided);
             let outcome = match decided {
-                Some(Err(problem)) => Outcome::Failed(problem),
+                Some(Err(outcome)) => outcome,
                 Some(Ok(made)) if !hold(logged).pay => match self.schedules.get(made.schedule_id) {
                     Some(schedule) => Outcome::succeeded(201, &made.body(schedule, &self.currency)),
                     None => unreachable!("a hold was made in a schedule that is known"),
@@ -240,7 +254,11 @@ fn decide_all<'a>(
     let new = batch.iter().filter(|logged| !repeated.contains(&ReservationId::from(hold(logged).request_id)));
     new.map(|logged| {
         let clock = Clock { asked_at: logged.asked_at, now };
-        (*logged, decide::decide(state, hold(logged), clock))
+        let decided = match &logged.told {
+            Some(told) => again::decide_again(state, hold(logged), told, clock),
+            None => decide::decide(state, hold(logged), clock).map_err(Outcome::Failed),
+        };
+        (*logged, decided)
     })
     .collect()
 }

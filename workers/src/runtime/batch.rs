@@ -13,15 +13,16 @@ use common::ids::RequestId;
 use common::messages::results::{RequestResult, RequestStatus, ResultRecord, Source};
 use common::messages::{self, Command, Unreadable};
 use serde_json::value::to_raw_value;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::consume::Record;
 use super::dead_letters::DeadLetter;
 use super::offsets::Positions;
+use super::recall::Memory;
 use super::store;
-use super::word::{Applied, Emissions, Logged, Outcome, Word};
+use super::word::{Emissions, Logged, Outcome, Told, Word};
 
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_LAST: Duration = Duration::from_secs(1);
@@ -39,6 +40,10 @@ pub(crate) struct Done {
     pub(crate) results: Vec<(i32, RequestResult, Option<String>)>,
     pub(crate) emissions: Emissions,
     pub(crate) dead_letters: Vec<DeadLetter>,
+    /// The offset after the last record of each partition that was applied.
+    pub(crate) positions: Positions,
+    /// The first record of each partition that waits for its cause, and those behind it with it: it is to be read again.
+    pub(crate) waiting: Positions,
 }
 
 impl Done {
@@ -50,13 +55,17 @@ impl Done {
     }
 }
 
-/// Tells readable records from dead letters.
-pub(crate) fn read<C: Command>(records: Vec<Record>) -> (Vec<Read<C>>, Vec<DeadLetter>) {
+/// Tells readable records from dead letters; `told` is what was told of a request before the database forgot it.
+pub(crate) fn read<C: Command>(
+    records: Vec<Record>,
+    told: impl Fn(RequestId) -> Option<Box<Told>>,
+) -> (Vec<Read<C>>, Vec<DeadLetter>) {
     let (mut readable, mut dead) = (Vec::with_capacity(records.len()), Vec::new());
     for record in records {
         match messages::read::<C>(record.key.as_deref(), record.value.as_deref()) {
             Ok(command) => {
                 let logged = Logged {
+                    told: told(command.request_id()),
                     command,
                     asked_at: record.asked_at(),
                     partition: record.partition,
@@ -72,7 +81,7 @@ pub(crate) fn read<C: Command>(records: Vec<Record>) -> (Vec<Read<C>>, Vec<DeadL
 }
 
 /// Where records leave the log: the offset after the last of each partition, and the last one's time.
-pub(crate) fn positions(records: &[Record]) -> (Positions, DateTime<Utc>) {
+fn positions(records: &[Record]) -> (Positions, DateTime<Utc>) {
     let mut positions = Positions::new();
     let mut log_time = DateTime::UNIX_EPOCH;
     for record in records {
@@ -88,6 +97,8 @@ pub(crate) struct Applier<W> {
     pub(crate) word: W,
     pub(crate) pool: PgPool,
     pub(crate) stop: CancellationToken,
+    /// What was told of records that come now.
+    pub(crate) memory: Memory,
 }
 
 impl<W: Word> Applier<W> {
@@ -96,30 +107,57 @@ impl<W: Word> Applier<W> {
     /// # Errors
     /// Fatal ones.
     pub(crate) async fn apply(&mut self, records: Vec<Record>) -> anyhow::Result<Option<Done>> {
-        let (positions, log_time) = positions(&records);
-        let (readable, dead_letters) = read::<W::Command>(records);
+        let (mut positions, log_time) = positions(&records);
+        let causes_applied = self.causes_applied().await;
+        let (readable, dead_letters) = read::<W::Command>(records, |id| self.memory.told(id, causes_applied));
         let mut done = Done { dead_letters, ..Done::default() };
-        let mut parts = vec![readable.as_slice()];
+        let mut parts = vec![readable];
         // The whole batch first, halves only when the data asks for it; the last part moves the applied offsets.
-        while let Some(part) = parts.pop() {
+        while let Some(mut part) = parts.pop() {
             let advance = parts.is_empty().then_some((&positions, log_time));
-            match self.apply_part(part, advance).await? {
+            match self.apply_part(&part, advance).await? {
                 Part::Applied(applied) => done.extend(applied),
                 Part::Split => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.extend([second, first]);
+                    let second = part.split_off(part.len() / 2);
+                    parts.extend([second, part]);
                 }
                 Part::Refused(reason) => {
-                    let dead = DeadLetter { record: part[0].record.clone(), reason: Unreadable::Refused(reason) };
-                    done.dead_letters.push(dead);
+                    let record = part.remove(0).record;
+                    done.dead_letters.push(DeadLetter { record, reason: Unreadable::Refused(reason) });
                     if parts.is_empty() {
-                        parts.push(&[]);
+                        parts.push(part);
                     }
+                }
+                Part::Waits(waiting) => {
+                    parts.push(part);
+                    let behind =
+                        |record: &Record| waiting.get(&record.partition).is_some_and(|at| record.offset >= *at);
+                    for part in &mut parts {
+                        part.retain(|read| !behind(&read.record));
+                    }
+                    done.dead_letters.retain(|letter| !behind(&letter.record));
+                    for (partition, at) in &waiting {
+                        positions.insert(*partition, *at);
+                    }
+                    done.waiting.extend(waiting);
                 }
                 Part::Stopped => return Ok(None),
             }
         }
+        self.memory.pass(&positions);
+        done.positions = positions;
         Ok(Some(done))
+    }
+
+    /// Whether other words have applied all that was in their logs when it was read back what was told.
+    async fn causes_applied(&self) -> bool {
+        for (topic, ends) in self.memory.causes() {
+            let Ok(applied) = store::applied(&self.pool, topic).await else { return false };
+            if ends.iter().any(|(partition, end)| applied.get(partition).copied().unwrap_or_default() < *end) {
+                return false;
+            }
+        }
+        true
     }
 
     async fn apply_part(
@@ -130,14 +168,13 @@ impl<W: Word> Applier<W> {
         let (mut wait, mut alone_before) = (RETRY_FIRST, false);
         loop {
             let began = Instant::now();
-            let error = match self.transact(part, advance).await {
-                Ok(done) => {
-                    metrics::histogram!("boxoffice_apply_seconds").record(began.elapsed().as_secs_f64());
-                    return Ok(Part::Applied(done));
-                }
-                Err(error) => error,
-            };
+            let tried = self.transact(part, advance).await;
+            if let Ok(Part::Applied(_)) = &tried {
+                metrics::histogram!("boxoffice_apply_seconds").record(began.elapsed().as_secs_f64());
+                return Ok(tried?);
+            }
             self.word.forget();
+            let Err(error) = tried else { return Ok(tried?) };
             match classify(&error) {
                 ErrorClass::Transient => {
                     metrics::counter!("boxoffice_apply_retries_total").increment(1);
@@ -160,7 +197,7 @@ impl<W: Word> Applier<W> {
         &mut self,
         part: &[Read<W::Command>],
         advance: Option<(&Positions, DateTime<Utc>)>,
-    ) -> Result<Done, sqlx::Error> {
+    ) -> Result<Part, sqlx::Error> {
         let ids: Vec<Uuid> = part.iter().map(|read| read.logged.command.request_id().0).collect();
         let mut transaction = self.pool.begin().await?;
         let (now, known) = store::known_outcomes(&mut transaction, &ids).await?;
@@ -172,19 +209,21 @@ impl<W: Word> Applier<W> {
         }
         let mut outcomes: HashMap<RequestId, RequestResult> = known.into_iter().map(|r| (r.request_id, r)).collect();
         let mut seen: HashSet<RequestId> = HashSet::with_capacity(part.len());
-        let fresh: Vec<&Logged<W::Command>> = part
+        let fresh: Vec<&Read<W::Command>> = part
             .iter()
-            .map(|read| &read.logged)
-            .filter(|logged| {
-                let id = logged.command.request_id();
+            .filter(|read| {
+                let id = read.logged.command.request_id();
                 !outcomes.contains_key(&id) && seen.insert(id)
             })
             .collect();
         let repeats = part.len() - fresh.len();
         let mut done = Done::default();
         if !fresh.is_empty() {
-            let applied = self.word.apply(&mut transaction, now, &fresh).await?;
-            let new = results::<W>(&fresh, applied, now, &mut done.emissions);
+            let new = match self.decide(&mut transaction, now, fresh, &mut done).await? {
+                Ok(new) => new,
+                // The transaction is rolled back: what waits has had no effect, but what came after it may have.
+                Err(waiting) => return Ok(Part::Waits(waiting)),
+            };
             store::insert_outcomes(&mut transaction, &new).await?;
             outcomes.extend(new.into_iter().map(|result| (result.request_id, result)));
         }
@@ -194,7 +233,46 @@ impl<W: Word> Applier<W> {
         transaction.commit().await?;
         count(&outcomes, repeats);
         done.results = tell(part, outcomes);
-        Ok(done)
+        Ok(Part::Applied(done))
+    }
+
+    /// Lets the word decide what is new. The outcomes to be stored; or where those records are that wait.
+    async fn decide(
+        &mut self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        fresh: Vec<&Read<W::Command>>,
+        done: &mut Done,
+    ) -> Result<Result<Vec<RequestResult>, Positions>, sqlx::Error> {
+        let without_effect = |told: &Told| !W::had_effect(&told.result);
+        let (settled, open): (Vec<_>, Vec<_>) =
+            fresh.into_iter().partition(|read| read.logged.told.as_deref().is_some_and(without_effect));
+        let mut new: Vec<RequestResult> =
+            settled.iter().filter_map(|read| read.logged.told.as_ref().map(|told| told.result.clone())).collect();
+        if open.is_empty() {
+            return Ok(Ok(new));
+        }
+        let commands: Vec<&Logged<W::Command>> = open.iter().map(|read| &read.logged).collect();
+        let applied = self.word.apply(transaction, now, &commands).await?;
+        // A word that forgot an outcome would lose a request: better to stop, with the offsets uncommitted.
+        assert_eq!(open.len(), applied.outcomes.len(), "each command has one outcome");
+        done.emissions = applied.emissions;
+        let mut waiting = Positions::new();
+        for (read, outcome) in open.iter().zip(applied.outcomes) {
+            match (outcome, &read.logged.told) {
+                (Outcome::Continued, _) => {}
+                (Outcome::Waits, _) => {
+                    waiting.entry(read.record.partition).or_insert(read.record.offset);
+                }
+                (Outcome::Lacks(what), _) => {
+                    let (record, reason) = (read.record.clone(), Unreadable::Unrepeatable(what));
+                    done.dead_letters.push(DeadLetter { record, reason });
+                }
+                (_, Some(told)) => new.push(told.result.clone()),
+                (outcome, None) => new.push(result(&read.logged, outcome, W::TOPIC, now)),
+            }
+        }
+        Ok(if waiting.is_empty() { Ok(new) } else { Err(waiting) })
     }
 }
 
@@ -202,25 +280,12 @@ enum Part {
     Applied(Done),
     Split,
     Refused(String),
+    Waits(Positions),
     Stopped,
 }
 
-/// The results of the commands that ended, and what is to be told besides.
-fn results<W: Word>(
-    fresh: &[&Logged<W::Command>],
-    applied: Applied,
-    now: DateTime<Utc>,
-    emissions: &mut Emissions,
-) -> Vec<RequestResult> {
-    // A word that forgot an outcome would lose a request: better to stop, with the offsets uncommitted.
-    assert_eq!(fresh.len(), applied.outcomes.len(), "each command has one outcome");
-    *emissions = applied.emissions;
-    let ended =
-        fresh.iter().zip(applied.outcomes).filter_map(|(logged, outcome)| result(logged, outcome, W::TOPIC, now));
-    ended.collect()
-}
-
-fn result<C: Command>(logged: &Logged<C>, outcome: Outcome, topic: &str, now: DateTime<Utc>) -> Option<RequestResult> {
+/// The result of a command that ended here.
+fn result<C: Command>(logged: &Logged<C>, outcome: Outcome, topic: &str, now: DateTime<Utc>) -> RequestResult {
     let command = &logged.command;
     let (request_id, user_id, origin) = (command.request_id(), command.user_id(), command.origin());
     let (status, http_status, result, problem, concert_id) = match outcome {
@@ -233,9 +298,11 @@ fn result<C: Command>(logged: &Logged<C>, outcome: Outcome, topic: &str, now: Da
             let document = to_raw_value(&document).expect("a problem document is plain JSON");
             (RequestStatus::Failed, problem.slug.status(), None, Some(document), None)
         }
-        Outcome::Continued => return None,
+        Outcome::Continued | Outcome::AsTold | Outcome::Waits | Outcome::Lacks(_) => {
+            unreachable!("what is not decided here has no result")
+        }
     };
-    Some(RequestResult {
+    RequestResult {
         request_id,
         user_id,
         kind: origin.map_or(command.kind(), |origin| &origin.kind).to_owned(),
@@ -248,7 +315,7 @@ fn result<C: Command>(logged: &Logged<C>, outcome: Outcome, topic: &str, now: Da
         submitted_at: origin.map_or(logged.asked_at, |origin| origin.submitted_at),
         finished_at: now,
         concert_id,
-    })
+    }
 }
 
 fn count(outcomes: &HashMap<RequestId, RequestResult>, repeats: usize) {

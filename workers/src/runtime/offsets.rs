@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::consume::Reports;
@@ -18,12 +19,9 @@ const BROKER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The next offset of each partition.
 pub(crate) type Positions = BTreeMap<i32, i64>;
 
-/// Where to start: at the smaller offset; if one is unknown at the other; if both are, at the log's beginning (None).
+/// Where to start: at the smaller offset. None, the log's beginning: the database has applied nothing of it, whatever Kafka thinks.
 pub(crate) fn starting_offset(committed: Option<i64>, applied: Option<i64>) -> Option<i64> {
-    match (committed, applied) {
-        (Some(committed), Some(applied)) => Some(committed.min(applied)),
-        (one, other) => one.or(other),
-    }
+    applied.map(|applied| committed.map_or(applied, |committed| committed.min(applied)))
 }
 
 /// Takes over `partitions` at their starting offsets and commits these, so that tools see the lag. Blocks.
@@ -56,6 +54,12 @@ pub(crate) fn take_over(
         consumer.commit(&list, CommitMode::Sync)?;
     }
     Ok(starts)
+}
+
+/// Goes back to these offsets. Blocks.
+pub(crate) fn go_back(consumer: &BaseConsumer<Reports>, topic: &str, positions: &Positions) -> KafkaResult<()> {
+    let sought = consumer.seek_partitions(list(topic, positions)?, BROKER_WAIT_MAX)?;
+    sought.elements().iter().try_for_each(TopicPartitionListElem::error)
 }
 
 /// How many partitions the topic has. Blocks.
@@ -115,8 +119,8 @@ mod tests {
     fn the_smaller_offset_wins_so_that_neither_a_replay_nor_a_restored_database_skips_anything() {
         assert_eq!(starting_offset(Some(5), Some(9)), Some(5));
         assert_eq!(starting_offset(Some(9), Some(5)), Some(5));
-        assert_eq!(starting_offset(Some(9), None), Some(9));
         assert_eq!(starting_offset(None, Some(5)), Some(5));
+        assert_eq!(starting_offset(Some(9), None), None, "a backup from before the partition's first record");
         assert_eq!(starting_offset(None, None), None);
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use common::ids::{ConcertId, RequestId};
 use common::kafka::headers;
-use common::messages::results::{ResultRecord, TokenEvent};
+use common::messages::results::{RequestResult, RequestStatus, ResultRecord, TokenEvent};
 use common::messages::{self, Command, Message};
 use common::problems::Problem;
 use common::topics;
 use rdkafka::message::OwnedHeaders;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
 
@@ -28,6 +29,45 @@ pub struct Logged<C> {
     pub offset: i64,
     /// The trace that it belongs to.
     pub traceparent: Option<String>,
+    /// What was told of it, if the database has forgotten that: it was restored from a backup.
+    pub told: Option<Box<Told>>,
+}
+
+/// An outcome that was told, and has to stay: the command is to be applied so that it comes out again.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The outcome.
+    pub result: RequestResult,
+    /// If it made a queue token: what became of that.
+    pub fate: Fate,
+    /// All is applied that other words had in their logs, so a cause that is missing does not come any more.
+    pub causes_applied: bool,
+}
+
+impl Told {
+    /// Whether it succeeded.
+    pub fn succeeded(&self) -> bool {
+        self.result.status == RequestStatus::Succeeded
+    }
+
+    /// The body, or the problem; None: it has another shape.
+    pub fn body<T: DeserializeOwned>(&self) -> Option<T> {
+        self.result.body().and_then(|body| serde_json::from_str(body.get()).ok())
+    }
+
+    /// It cannot be applied: its cause is yet to come, or `lacks` for ever.
+    pub fn without_cause(&self, lacks: impl Into<String>) -> Outcome {
+        if self.causes_applied { Outcome::Lacks(lacks.into()) } else { Outcome::Waits }
+    }
+}
+
+/// What became of a queue token since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// When it was admitted, and until when.
+    pub admitted: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
 }
 
 /// The two clocks of a decision.
@@ -55,6 +95,12 @@ pub enum Outcome {
     Failed(Problem),
     /// The request goes on in another topic, which decides; nothing is told yet.
     Continued,
+    /// Of a command with a [`Told`]: its effect is there again, and what was told is its outcome.
+    AsTold,
+    /// Of a command with a [`Told`]: its cause, in another topic, is not applied yet. Nothing has changed.
+    Waits,
+    /// Of a command with a [`Told`]: what it needs is not in the database and does not come. The record is a dead letter.
+    Lacks(String),
 }
 
 impl Outcome {
@@ -155,6 +201,19 @@ pub trait Word: Send + 'static {
     const WORKER: &'static str;
     /// How often [`Word::tick`] is called; None: never.
     const TICK: Option<Duration>;
+    /// The topics of other words in which the causes of an outcome may be.
+    const CAUSES: &'static [&'static str];
+
+    /// Whether requests of this kind begin here and end in another topic.
+    fn begins(kind: &str) -> bool {
+        let _ = kind;
+        false
+    }
+
+    /// Whether an outcome that was told has effects. One that has none is stored as told, without asking the word.
+    fn had_effect(told: &RequestResult) -> bool {
+        told.status == RequestStatus::Succeeded || told.source.topic != Self::TOPIC
+    }
 
     /// Applies a batch inside the runtime's transaction: loads and locks what it touches, decides in log order, writes back. The
     /// runtime has dropped repeats, writes the outcomes and commits. The statements must not grow with the batch.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use chrono::Utc;
+use common::config::KafkaConfig;
 use common::kafka::producer::{Patience, Producer};
 use common::{database, lifecycle, telemetry, topics};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -14,10 +15,12 @@ use sqlx::PgPool;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Applier, event_records, positions};
+use super::batch::{Applier, event_records};
 use super::consume::{Fed, Feed, Record, Reports};
 use super::dead_letters::{Limit, Office};
+use super::offsets::Positions;
 use super::publish::{Publisher, Sender, Told};
+use super::recall::{self, Memory, TooMuch};
 use super::settings::WorkerSettings;
 use super::word::Word;
 use super::{offsets, store};
@@ -33,6 +36,8 @@ const PURGE_ROWS_MAX: i64 = 10_000;
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before asking again, while the database or the broker is away at an assignment.
 const ASSIGN_RETRY: Duration = Duration::from_millis(200);
+/// How long to wait before looking again whether the cause of a record is applied, when there is nothing else to do.
+const CAUSE_WAIT: Duration = Duration::from_millis(50);
 
 /// Runs a worker until it is told to stop.
 ///
@@ -51,13 +56,15 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
     let (publisher, publishing) =
         Publisher::start(sender.clone(), feed.consumer.clone(), W::TOPIC, settings.offset_commit_interval());
     let worker = Worker {
-        applier: Applier { word, pool, stop: stop.clone() },
+        applier: Applier { word, pool, stop: stop.clone(), memory: Memory::default() },
         consumer: feed.consumer.clone(),
         publisher,
         sender,
         office: Office::new(W::TOPIC, W::GROUP),
         limit: Limit::default(),
         owned: BTreeSet::new(),
+        went_back: Positions::new(),
+        kafka: settings.kafka,
         partitions: None,
         assigned,
         batch_max: usize::from(settings.batch_records_max),
@@ -124,6 +131,9 @@ struct Worker<W> {
     office: Office,
     limit: Limit,
     owned: BTreeSet<i32>,
+    /// Partitions whose next record is this one: what still comes from behind it was read too early.
+    went_back: Positions,
+    kafka: KafkaConfig,
     /// Partitions of the topic, once they are known.
     partitions: Option<i32>,
     assigned: Arc<AtomicBool>,
@@ -180,17 +190,17 @@ impl<W: Word> Worker<W> {
 
     async fn apply(&mut self, mut records: Vec<Record>) -> anyhow::Result<()> {
         // A partition that was lost meanwhile is another's now.
-        records.retain(|record| self.owned.contains(&record.partition));
+        records.retain(|record| self.owned.contains(&record.partition) && in_turn(&mut self.went_back, record));
         let Some(first) = records.first() else { return Ok(()) };
         #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
         let (size, age_ms) = (records.len() as f64, (Utc::now() - first.appended_at).num_milliseconds() as f64);
         metrics::histogram!("boxoffice_batch_records").record(size);
         metrics::gauge!("boxoffice_oldest_record_age_seconds").set(age_ms / 1_000.0);
-        let (positions, _) = positions(&records);
         let total = records.len();
         let Some(mut done) = self.applier.apply(records).await? else { return Ok(()) };
         metrics::gauge!("boxoffice_oldest_record_age_seconds").set(0.0);
         let dead = std::mem::take(&mut done.dead_letters);
+        let positions = std::mem::take(&mut done.positions);
         let mut told = Told { positions, ..Told::default() };
         for letter in &dead {
             tracing::warn!(partition = letter.record.partition, offset = letter.record.offset, reason = %letter.reason, "dead letter");
@@ -198,6 +208,8 @@ impl<W: Word> Worker<W> {
         }
         metrics::counter!("boxoffice_dead_letters_total").increment(dead.len() as u64);
         let too_many = self.limit.note(total, dead.len());
+        let waiting = std::mem::take(&mut done.waiting);
+        let idle = done.results.is_empty() && dead.is_empty();
         let (results, emissions) = done.into_records(self.topic_partitions()?);
         told.results = results;
         told.messages = emissions.messages;
@@ -209,6 +221,21 @@ impl<W: Word> Worker<W> {
                 W::TOPIC,
                 W::TOPIC
             );
+        }
+        if waiting.is_empty() { Ok(()) } else { self.go_back(waiting, idle).await }
+    }
+
+    /// Reads again from those records on whose causes are not applied yet. Other partitions go on meanwhile: a cause may be there.
+    async fn go_back(&mut self, waiting: Positions, idle: bool) -> anyhow::Result<()> {
+        tracing::debug!(?waiting, "records wait for their causes in other topics");
+        let (consumer, to) = (self.consumer.clone(), waiting.clone());
+        tokio::task::spawn_blocking(move || offsets::go_back(&consumer, W::TOPIC, &to)).await??;
+        self.went_back.extend(waiting);
+        if idle {
+            tokio::select! {
+                () = tokio::time::sleep(CAUSE_WAIT) => {}
+                () = self.applier.stop.cancelled() => {}
+            }
         }
         Ok(())
     }
@@ -246,6 +273,9 @@ impl<W: Word> Worker<W> {
         loop {
             let taken = self.try_take_over(&partitions).await;
             let Err(error) = taken else { break };
+            if error.is::<TooMuch>() {
+                return Err(error);
+            }
             tracing::warn!(%error, "the new partitions are not taken over yet");
             tokio::select! {
                 () = tokio::time::sleep(ASSIGN_RETRY) => {}
@@ -262,12 +292,16 @@ impl<W: Word> Worker<W> {
     async fn try_take_over(&mut self, partitions: &[i32]) -> anyhow::Result<()> {
         let applied = store::applied(&self.applier.pool, W::TOPIC).await?;
         let (consumer, asked) = (self.consumer.clone(), partitions.to_vec());
-        let (starts, all) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let (kafka, stop) = (self.kafka.clone(), self.applier.stop.clone());
+        let (starts, all, memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
             let all = offsets::partitions_of(&consumer, W::TOPIC)?;
-            Ok((offsets::take_over(&consumer, W::TOPIC, &asked, &applied)?, all))
+            let unapplied = asked.iter().map(|id| (*id, applied.get(id).copied().unwrap_or_default())).collect();
+            let memory = recall::recall::<W>(&kafka, &unapplied, &stop)?;
+            Ok((offsets::take_over(&consumer, W::TOPIC, &asked, &applied)?, all, memory))
         })
         .await??;
         tracing::debug!(?starts, "starting offsets");
+        self.applier.memory.extend(memory);
         self.partitions = Some(all);
         Ok(())
     }
@@ -282,7 +316,9 @@ impl<W: Word> Worker<W> {
         }
         for partition in &partitions {
             self.owned.remove(partition);
+            self.went_back.remove(partition);
         }
+        self.applier.memory.leave(&partitions);
         offsets::hand_back(&self.consumer, W::TOPIC, &partitions)?;
         self.applier.word.forget();
         tracing::info!(?partitions, "partitions handed back");
@@ -291,6 +327,15 @@ impl<W: Word> Worker<W> {
 
     fn topic_partitions(&self) -> anyhow::Result<i32> {
         self.partitions.context("records came before partitions")
+    }
+}
+
+/// Whether a record is the next one of its partition, after the worker went back in it.
+fn in_turn(went_back: &mut Positions, record: &Record) -> bool {
+    match went_back.get(&record.partition) {
+        Some(next) if *next == record.offset => went_back.remove(&record.partition).is_some(),
+        Some(_) => false,
+        None => true,
     }
 }
 

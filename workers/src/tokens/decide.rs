@@ -80,7 +80,7 @@ fn decide_issue(state: &mut State, issue: &Issue, clock: Clock) -> Result<Decisi
     let index = match had {
         Some(index) => index,
         None if matches!(line.queue.state, QueueState::Open | QueueState::Paused) => {
-            line.join(issue.request_id.into(), issue.user_id, joined_at(clock))
+            line.join(issue.request_id.into(), issue.user_id, joined_at(clock), None)
         }
         None => {
             let detail = format!("the queue of concert {} takes no more buyers", issue.concert_id);

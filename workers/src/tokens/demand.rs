@@ -17,6 +17,8 @@ pub(crate) struct Demand {
     pub(crate) leavers: Vec<UserId>,
     /// Its settings change.
     pub(crate) configured: bool,
+    /// Tokens come back that were told of before the database forgot them.
+    pub(crate) retold: bool,
     /// The largest active limit that it is given; 0 if none.
     pub(crate) max_active: i64,
 }
@@ -24,12 +26,16 @@ pub(crate) struct Demand {
 /// What is asked of each queue, by concert: the order in which rows are locked.
 pub(crate) type Demands = BTreeMap<ConcertId, Demand>;
 
-/// Gathers what `commands` ask.
-pub(crate) fn of<'a>(commands: impl Iterator<Item = &'a TokenCommand>) -> Demands {
+/// Gathers what `commands` ask; with each, whether its outcome was told before.
+pub(crate) fn of<'a>(commands: impl Iterator<Item = (&'a TokenCommand, bool)>) -> Demands {
     let mut demands = Demands::new();
-    for command in commands {
+    for (command, retold) in commands {
         match command {
-            TokenCommand::Issue(issue) => demands.entry(issue.concert_id).or_default().joiners.push(issue.user_id),
+            TokenCommand::Issue(issue) => {
+                let demand = demands.entry(issue.concert_id).or_default();
+                demand.joiners.push(issue.user_id);
+                demand.retold |= retold;
+            }
             TokenCommand::Leave(leave) => demands.entry(leave.concert_id).or_default().leavers.push(leave.user_id),
             TokenCommand::Configure(configure) => {
                 let demand = demands.entry(configure.concert_id).or_default();

@@ -54,7 +54,7 @@ pub(crate) struct Token {
     pub(crate) token_id: TokenId,
     /// Whose.
     pub(crate) user_id: UserId,
-    /// The key that signed it; None: the key that signs now, because it is new.
+    /// The key that signed it; None: the key that signs now.
     pub(crate) kid: Option<String>,
     /// What has become of it.
     pub(crate) status: TokenStatus,
@@ -113,6 +113,18 @@ pub(crate) struct Loaded {
     pub(crate) counted: bool,
     /// Admissions that this transaction makes at most.
     pub(crate) admissions_max: i64,
+}
+
+/// Those in line that are loaded when tokens come back that were told of: whoever was before an admitted one is admitted, too.
+const RETOLD_FRONT_MAX: i64 = 100_000;
+
+/// The place that a token was told to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Among the joins.
+    pub(crate) seq: i64,
+    /// The key that signed the token.
+    pub(crate) kid: Option<String>,
 }
 
 /// Where a live token stands.
@@ -208,6 +220,9 @@ impl Line {
     /// How many of those who wait have to be loaded, so that `demand` cannot admit a join before them: as many as can be
     /// admitted (`rows_max` at most), and for each that may leave one more.
     pub(crate) fn front_max(&self, demand: &Demand, counts: &Counts, rows_max: i64) -> i64 {
+        if demand.retold {
+            return RETOLD_FRONT_MAX;
+        }
         let Some(active) = counts.active.filter(|_| self.may_admit(demand)) else { return 0 };
         let room = self.room(demand, active - counts.overdue);
         let admissions = room.min(self.queue.bucket.admissions()).clamp(0, rows_max);
@@ -252,14 +267,21 @@ impl Line {
         waiting
     }
 
-    /// A buyer without a live token joins.
-    pub(crate) fn join(&mut self, token_id: TokenId, user_id: UserId, issued_at: DateTime<Utc>) -> usize {
+    /// A buyer without a live token joins: behind all others, or at the place that the token was told to have.
+    pub(crate) fn join(
+        &mut self,
+        token_id: TokenId,
+        user_id: UserId,
+        issued_at: DateTime<Utc>,
+        told: Option<Place>,
+    ) -> usize {
         let index = self.tokens.len();
+        let Place { seq, kid } = told.unwrap_or(Place { seq: self.queue.next_seq, kid: None });
         self.tokens.push(Token {
-            seq: self.queue.next_seq,
+            seq,
             token_id,
             user_id,
-            kid: None,
+            kid,
             status: TokenStatus::Waiting,
             issued_at,
             admitted_at: None,
@@ -268,7 +290,7 @@ impl Line {
             gone_before: self.counts.gone,
             change: Change::New,
         });
-        self.queue.next_seq += 1;
+        self.queue.next_seq = self.queue.next_seq.max(seq + 1);
         self.changed = true;
         self.live.insert(user_id, index);
         if self.front_complete {
@@ -301,21 +323,40 @@ impl Line {
             && self.admitted_now < self.admissions_max
             && self.queue.bucket.take()
         {
-            self.front.pop_front();
-            let token = &mut self.tokens[index];
-            token.status = TokenStatus::Active;
-            token.admitted_at = Some(self.at);
-            token.expires_at = Some(expires_at);
-            mark(token);
+            self.let_in(index, self.at, expires_at);
             active += 1;
-            self.admitted_now += 1;
-            self.queue.admitted_seq = token.seq;
-            self.queue.admitted_total += 1;
-            self.changed = true;
-            let event = event(token, self.queue.concert_id, self.at, Some(expires_at));
-            self.events.push(Event::Admitted(event));
         }
         self.active = Some(active);
+    }
+
+    /// Admits a token that was admitted before the database forgot it, and all before it: they were, too. It takes nothing from the
+    /// bucket, which gave it then.
+    pub(crate) fn admit_again(&mut self, index: usize, at: DateTime<Utc>, until: DateTime<Utc>) {
+        while let Some(next) = self.next_in_line().filter(|_| self.tokens[index].status == TokenStatus::Waiting) {
+            self.let_in(next, at, until);
+            self.active = self.active.map(|active| active + 1);
+        }
+    }
+
+    /// Lets the first in line in.
+    fn let_in(&mut self, index: usize, at: DateTime<Utc>, expires_at: DateTime<Utc>) {
+        self.front.pop_front();
+        let token = &mut self.tokens[index];
+        token.status = TokenStatus::Active;
+        token.admitted_at = Some(at);
+        token.expires_at = Some(expires_at);
+        mark(token);
+        self.admitted_now += 1;
+        self.queue.admitted_seq = token.seq;
+        self.queue.admitted_total += 1;
+        self.changed = true;
+        let event = event(token, self.queue.concert_id, at, Some(expires_at));
+        self.events.push(Event::Admitted(event));
+    }
+
+    /// Whether a token is admitted and not over.
+    pub(crate) fn is_active(&self, index: usize) -> bool {
+        self.tokens[index].status == TokenStatus::Active
     }
 
     fn next_in_line(&mut self) -> Option<usize> {

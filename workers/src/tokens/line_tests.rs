@@ -239,7 +239,7 @@ fn a_join_is_not_admitted_before_those_who_were_not_loaded() {
         let mut line = Line::new(world.queue.clone(), world.now);
         let counts = Counts { active: Some(0), ..Counts::default() };
         line.begin(Loaded { front_complete, counts, admissions_max: 10, ..Loaded::default() });
-        line.join(TokenId(Uuid::from_u128(1)), user(1), world.now);
+        line.join(TokenId(Uuid::from_u128(1)), user(1), world.now, None);
         line.admit();
         assert_eq!(line.queue.admitted_total, admitted);
     }

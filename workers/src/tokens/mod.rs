@@ -1,8 +1,9 @@
 //! The queue: joins in, in strict order, and admissions out, at an exact rate. One concert is one line.
 //!
-//! `decide` has the rules for commands, `line` those of one queue, `bucket` the rate; `store` the SQL. `demand` says what has to be
+//! `decide` has the rules for commands (`again`: for those whose outcome was told before the database forgot it), `line` those of one queue, `bucket` the rate; `store` the SQL. `demand` says what has to be
 //! loaded for a batch, and `inside` when it is worth while to count who is inside. This file ties them to the runtime.
 
+mod again;
 mod bucket;
 mod decide;
 mod demand;
@@ -171,6 +172,7 @@ impl Word for Tokens {
     const GROUP: &'static str = "boxoffice-tokens";
     const WORKER: &'static str = "token-worker";
     const TICK: Option<Duration> = Some(Duration::from_millis(100));
+    const CAUSES: &'static [&'static str] = &[];
 
     async fn apply(
         &mut self,
@@ -178,13 +180,16 @@ impl Word for Tokens {
         now: DateTime<Utc>,
         batch: &[&Logged<TokenCommand>],
     ) -> Result<Applied, sqlx::Error> {
-        let demands = demand::of(batch.iter().map(|logged| &logged.command));
+        let demands = demand::of(batch.iter().map(|logged| (&logged.command, logged.told.is_some())));
         let mut state = self.load(transaction, now, &demands).await?;
         let mut outcomes = Vec::with_capacity(batch.len());
         for logged in batch {
-            let clock = Clock { asked_at: logged.asked_at, now };
-            let decision = decide(&mut state, &logged.command, clock);
-            outcomes.push(self.outcome(decision));
+            outcomes.push(if let Some(told) = &logged.told {
+                again::decide_again(&mut state, &logged.command, told, &self.keys)
+            } else {
+                let clock = Clock { asked_at: logged.asked_at, now };
+                self.outcome(decide(&mut state, &logged.command, clock))
+            });
         }
         store::write(transaction, &state.lines, self.keys.signing_kid()).await?;
         // If the transaction fails after all, `forget` is called.

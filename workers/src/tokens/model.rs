@@ -69,7 +69,7 @@ impl World {
 
     /// What the token worker does with a batch.
     pub(crate) fn apply(&mut self, commands: &[TokenCommand]) -> Vec<Decision> {
-        let demands = demand::of(commands.iter());
+        let demands = demand::of(commands.iter().map(|command| (command, false)));
         let line = self.load(&demands[&CONCERT]);
         let mut state = State::default();
         state.lines.insert(CONCERT, line);

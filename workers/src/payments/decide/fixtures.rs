@@ -120,7 +120,7 @@ pub(super) fn decide_at(state: &mut State, command: &PaymentCommand, seconds: i6
             Ok((http_status, serde_json::from_str(body.get()).expect("a body is JSON")))
         }
         Outcome::Failed(problem) => Err(problem),
-        Outcome::Continued => panic!("payments are decided here"),
+        other => panic!("payments are decided here: {other:?}"),
     }
 }
 

@@ -61,7 +61,9 @@ async fn insert_tokens(connection: &mut PgConnection, lines: &Lines, kid: &str) 
     let (mut concerts, mut seqs, mut ids, mut users) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut statuses, mut issued) = (Vec::new(), Vec::new());
     let (mut admitted, mut expires, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+    let mut kids = Vec::new();
     for (concert, token) in tokens_of(lines, Change::New) {
+        kids.push(token.kid.as_deref().unwrap_or(kid));
         concerts.push(concert.0);
         seqs.push(token.seq);
         ids.push(token.token_id.0);
@@ -78,11 +80,11 @@ async fn insert_tokens(connection: &mut PgConnection, lines: &Lines, kid: &str) 
     sqlx::query!(
         "INSERT INTO queue_tokens
              (concert_id, seq, token_id, user_id, kid, status, issued_at, admitted_at, expires_at, ended_at)
-         SELECT n.concert_id, n.seq, n.token_id, n.user_id, $1, n.status, n.issued_at, n.admitted_at, n.expires_at, n.ended_at
-         FROM unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::token_status[], $7::timestamptz[],
-                     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
-              AS n (concert_id, seq, token_id, user_id, status, issued_at, admitted_at, expires_at, ended_at)",
-        kid,
+         SELECT n.concert_id, n.seq, n.token_id, n.user_id, n.kid, n.status, n.issued_at, n.admitted_at, n.expires_at, n.ended_at
+         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::token_status[],
+                     $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
+              AS n (kid, concert_id, seq, token_id, user_id, status, issued_at, admitted_at, expires_at, ended_at)",
+        &kids as &[&str],
         &concerts,
         &seqs,
         &ids,

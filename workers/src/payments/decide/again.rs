@@ -1,0 +1,76 @@
+//! Commands whose outcome was told before the database forgot it. A buyer's log is applied in its order, so what succeeded succeeds
+//! again as soon as its hold is there; a failure is made no success by what has changed since.
+
+use common::bodies::ReservationStatus;
+use common::ids::ReservationId;
+use common::messages::payments::PaymentCommand;
+use common::messages::results::{RequestResult, RequestStatus};
+use common::problems::Slug;
+use serde::Deserialize;
+
+use super::decide;
+use crate::payments::state::State;
+use crate::runtime::word::{Clock, Outcome, Told};
+
+#[derive(Deserialize)]
+struct ToldProblem {
+    r#type: String,
+    #[serde(default)]
+    seats_released: bool,
+}
+
+impl ToldProblem {
+    fn of(result: &RequestResult) -> Option<Self> {
+        serde_json::from_str(result.problem.as_deref()?.get()).ok()
+    }
+
+    /// What its hold became; None: it stayed as it was.
+    fn ended_as(&self) -> Option<ReservationStatus> {
+        if self.r#type == format!("/problems/{}", Slug::ReservationExpired.as_str()) {
+            return Some(ReservationStatus::Expired);
+        }
+        self.seats_released.then_some(ReservationStatus::Cancelled)
+    }
+}
+
+/// Whether an outcome has effects: a failure has, if it ended a hold.
+pub(crate) fn had_effect(told: &RequestResult) -> bool {
+    told.status == RequestStatus::Succeeded || ToldProblem::of(told).is_some_and(|problem| problem.ended_as().is_some())
+}
+
+/// Applies one command so that it comes out as told.
+pub(crate) fn decide_again(state: &mut State, command: &PaymentCommand, told: &Told, clock: Clock) -> Outcome {
+    let reservation = reservation_of(state, command);
+    if !told.succeeded() {
+        return end_again(state, reservation, told);
+    }
+    let is_there = reservation.is_some_and(|id| state.reservation(id).is_some());
+    if !is_there && !matches!(command, PaymentCommand::Charge(_)) {
+        return told.without_cause("its reservation is not there");
+    }
+    match decide(state, command, clock) {
+        Outcome::Failed(problem) => Outcome::Lacks(problem.detail),
+        _ => Outcome::AsTold,
+    }
+}
+
+fn end_again(state: &mut State, reservation: Option<ReservationId>, told: &Told) -> Outcome {
+    let status = reservation.and_then(|id| state.reservation(id)).map(|booking| booking.row.status);
+    match (status, reservation, ToldProblem::of(&told.result).and_then(|problem| problem.ended_as())) {
+        // Without its hold there is nothing to end.
+        (None, ..) if !told.causes_applied => return Outcome::Waits,
+        (Some(ReservationStatus::Held), Some(id), Some(ended_as)) => state.settle(id, ended_as),
+        _ => {}
+    }
+    Outcome::AsTold
+}
+
+fn reservation_of(state: &State, command: &PaymentCommand) -> Option<ReservationId> {
+    match command {
+        PaymentCommand::Charge(_) => None,
+        PaymentCommand::Pay(pay) => Some(pay.reservation_id),
+        PaymentCommand::Cancel(cancel) => Some(cancel.reservation_id),
+        PaymentCommand::Expire(expire) => Some(expire.reservation_id),
+        PaymentCommand::Refund(refund) => state.paid_by(refund.payment_id).map(|booking| booking.row.reservation_id),
+    }
+}
