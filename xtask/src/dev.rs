@@ -18,6 +18,8 @@ pub(crate) const BOXOFFICE_ADMIN_KEY: &str = "BOXOFFICE_ADMIN_KEY";
 
 /// Systems for one purpose, inside the main one's directory; and the lock that a run of the tests holds.
 pub(crate) const TEST_DIR: &str = "test";
+/// The folder of the system that is measured, under the main one.
+pub(crate) const BENCH_DIR: &str = "bench";
 pub(crate) const SQLX_DIR: &str = "sqlx";
 pub(crate) const TEST_LOCK: &str = "test.lock";
 const LOCK: &str = "lock";

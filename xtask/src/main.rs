@@ -1,8 +1,9 @@
-//! `cargo xtask up | down | test | kafka | sqlx | packages`: the development and test system.
+//! `cargo xtask up | down | test | bench | kafka | sqlx | packages`: the development and test system.
 //!
 //! A private Kafka and a private Postgres under `.dev/`, the api and the workers on top of them, without Docker.
 //! Linux only: it tells processes apart by `/proc`.
 
+mod bench;
 mod cargo;
 mod console;
 mod demo;
@@ -55,6 +56,14 @@ enum Command {
     Test {
         /// Names of tests to run, and other arguments of the test binaries
         #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Measure release builds on a fresh system of their own in `.dev/bench`, beside what they are compared with
+    ///
+    /// `--quick` takes some minutes; `--only SCENARIO` measures one; `--json FILE` writes the figures.
+    Bench {
+        /// Arguments of the load generator; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Install what the other commands need (Java, Maven, Postgres, compilers), if it is missing, and nothing else
@@ -123,6 +132,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Down { wipe, dir } => down::down(&dir.open()?, wipe),
         Command::Test { args } => test::test(&args),
+        Command::Bench { args } => bench::bench(&args),
         Command::Packages => {
             packages::ensure(packages::Wanted { postgres: true, maven: true })?;
             Ok(ExitCode::SUCCESS)

@@ -1,0 +1,2 @@
+pub(crate) mod bare;
+pub(crate) mod sync;

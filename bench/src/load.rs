@@ -1,0 +1,170 @@
+//! How load is put on: all callers at once (each asks again as soon as it is answered), or open-loop at a fixed rate, where latency
+//! counts from the moment at which a request was meant to be sent, whether or not somebody was free to send it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::future::join_all;
+use hdrhistogram::Histogram;
+use indicatif::ProgressBar;
+use tokio::sync::mpsc;
+
+use crate::http::Connection;
+
+/// Latencies are kept in microseconds, up to a minute, to three digits.
+const LATENCY_US_MAX: u64 = 60_000_000;
+/// A request that is sent this long after it was meant to be counts as late.
+const LATE: Duration = Duration::from_millis(5);
+/// One in so many fails at most; else what is measured is not what is meant.
+const ERRORS_IN: u64 = 1_000;
+
+/// What was measured.
+pub(crate) struct Measured {
+    /// Requests that were answered.
+    pub(crate) count: u64,
+    /// From the first request to the last answer.
+    pub(crate) elapsed: Duration,
+    /// In microseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// How many came out how.
+    pub(crate) statuses: BTreeMap<u16, u64>,
+    /// Sent later than meant, because nobody was free.
+    pub(crate) late: u64,
+}
+
+impl Measured {
+    fn new() -> Self {
+        let latency = Histogram::new_with_max(LATENCY_US_MAX, 3).expect("three digits");
+        Self { count: 0, elapsed: Duration::ZERO, latency, statuses: BTreeMap::new(), late: 0 }
+    }
+
+    fn note(&mut self, status: u16, took: Duration) {
+        self.count += 1;
+        *self.statuses.entry(status).or_default() += 1;
+        self.latency.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
+    }
+
+    /// Takes other latencies, of other pieces of work: all with this status.
+    pub(crate) fn retell(&mut self, status: u16, latencies: &[Duration]) {
+        let failed = std::mem::take(&mut self.statuses).into_iter().filter(|(other, _)| *other != status);
+        *self = Self { elapsed: self.elapsed, late: self.late, statuses: failed.collect(), ..Self::new() };
+        for took in latencies {
+            self.note(status, *took);
+        }
+    }
+
+    /// How many came out with this status.
+    pub(crate) fn with_status(&self, status: u16) -> u64 {
+        self.statuses.get(&status).copied().unwrap_or_default()
+    }
+
+    /// Asks that all came out in one of these ways, but for a few.
+    ///
+    /// # Errors
+    /// Others did.
+    pub(crate) fn expect(self, wanted: &[u16]) -> anyhow::Result<Self> {
+        let others: u64 = self.statuses.iter().filter(|(status, _)| !wanted.contains(status)).map(|(_, n)| n).sum();
+        if others * ERRORS_IN > self.count {
+            bail!("{others} of {} came out otherwise than {wanted:?}: {:?}", self.count, self.statuses);
+        }
+        Ok(self)
+    }
+}
+
+/// What one caller does with its connection: the `i`-th piece of work, which comes out with a status.
+pub(crate) trait Work: AsyncFn(&mut Connection, usize) -> io::Result<u16> {}
+impl<F: AsyncFn(&mut Connection, usize) -> io::Result<u16>> Work for F {}
+
+/// `callers` at once do `count` pieces of work, each the next one as soon as its last is done.
+///
+/// # Errors
+/// A connection fails.
+pub(crate) async fn at_once(
+    address: SocketAddr,
+    callers: usize,
+    count: usize,
+    progress: &ProgressBar,
+    work: impl Work,
+) -> anyhow::Result<Measured> {
+    progress.set_length(count as u64);
+    let mut connections = connect(address, callers.min(count)).await?;
+    let (next, measured) = (Cell::new(0), RefCell::new(Measured::new()));
+    let begun = Instant::now();
+    let callers = connections.iter_mut().map(async |connection| -> io::Result<()> {
+        loop {
+            let i = next.get();
+            if i == count {
+                return Ok(());
+            }
+            next.set(i + 1);
+            let sent = Instant::now();
+            let status = work(connection, i).await?;
+            measured.borrow_mut().note(status, sent.elapsed());
+            progress.inc(1);
+        }
+    });
+    for caller in join_all(callers).await {
+        caller.context("a connection broke")?;
+    }
+    let mut measured = measured.into_inner();
+    measured.elapsed = begun.elapsed();
+    Ok(measured)
+}
+
+/// `rate` pieces of work a second for `count` pieces, by at most `callers` at once.
+///
+/// # Errors
+/// A connection fails.
+pub(crate) async fn open_loop(
+    address: SocketAddr,
+    callers: usize,
+    rate: f64,
+    count: usize,
+    progress: &ProgressBar,
+    work: impl Work,
+) -> anyhow::Result<Measured> {
+    progress.set_length(count as u64);
+    let mut connections = connect(address, callers).await?;
+    let measured = RefCell::new(Measured::new());
+    let (due, arrivals) = mpsc::unbounded_channel();
+    let arrivals = tokio::sync::Mutex::new(arrivals);
+    let begun = Instant::now();
+    // A thread of its own sleeps to within 0.1 ms, tokio's timer only to a millisecond.
+    let pacer = std::thread::spawn(move || {
+        for i in 0..count {
+            #[expect(clippy::cast_precision_loss, reason = "a moment")]
+            let at = begun + Duration::from_secs_f64(i as f64 / rate);
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            if due.send((i, at)).is_err() {
+                return;
+            }
+        }
+    });
+    let callers = connections.iter_mut().map(async |connection| -> io::Result<()> {
+        loop {
+            let Some((i, at)) = arrivals.lock().await.recv().await else { return Ok(()) };
+            if at.elapsed() > LATE {
+                measured.borrow_mut().late += 1;
+            }
+            let status = work(connection, i).await?;
+            measured.borrow_mut().note(status, at.elapsed());
+            progress.inc(1);
+        }
+    });
+    for caller in join_all(callers).await {
+        caller.context("a connection broke")?;
+    }
+    pacer.join().map_err(|_| anyhow::anyhow!("the pacer panicked"))?;
+    let mut measured = measured.into_inner();
+    measured.elapsed = begun.elapsed();
+    Ok(measured)
+}
+
+async fn connect(address: SocketAddr, count: usize) -> anyhow::Result<Vec<Connection>> {
+    let opened = join_all((0..count).map(|_| Connection::open(address))).await;
+    opened.into_iter().collect::<io::Result<_>>().with_context(|| format!("nobody answers at {address}"))
+}

@@ -1,0 +1,118 @@
+//! `cargo xtask bench`: puts load on a running system, and on its comparators, in turn, and says what came of it.
+
+mod comparators;
+mod http;
+mod load;
+mod peers;
+mod processes;
+mod report;
+mod scenarios;
+mod world;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use common::config::DatabaseConfig;
+use common::keys::{AccessTokens, KeyRing, QueueTokens};
+
+use crate::peers::Peers;
+use crate::processes::Processes;
+use crate::scenarios::{Bench, NAMES};
+use crate::world::World;
+
+/// Puts load on Boxoffice, and on what it is compared with
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure, and print a table
+    Run(RunArgs),
+    /// Serve the synchronous comparator
+    Sync(comparators::sync::SyncSettings),
+    /// Serve the comparator that does no work
+    Bare {
+        /// Where it listens
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// A few minutes instead of as long as it takes
+    #[arg(long)]
+    quick: bool,
+    /// Only these scenarios
+    #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
+    only: Vec<String>,
+    /// Write the figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The api's address
+    #[arg(long, env = "BOXOFFICE_URL")]
+    url: String,
+    #[arg(long, env = "BOXOFFICE_ADMIN_KEY", hide_env_values = true)]
+    admin_key: String,
+    #[arg(long, env = "ACCESS_TOKEN_KEYS", hide_env_values = true)]
+    access_token_keys: KeyRing,
+    #[arg(long, env = "QUEUE_TOKEN_KEYS", hide_env_values = true)]
+    queue_token_keys: KeyRing,
+    /// The folder with the system's pid files
+    #[arg(long, env = "BOXOFFICE_DEV_DIR")]
+    dev_dir: PathBuf,
+    #[command(flatten)]
+    database: DatabaseConfig,
+}
+
+/// One thread: the load generator takes as little as it can from what it measures.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Run(args) => run(args).await,
+        // A service has all cores, as ours has.
+        Command::Sync(settings) => on_all_cores(comparators::sync::serve(settings)),
+        Command::Bare { listen } => on_all_cores(comparators::bare::serve(listen)),
+    }
+}
+
+fn on_all_cores(serve: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    let serving = std::thread::spawn(|| tokio::runtime::Runtime::new()?.block_on(serve));
+    serving.join().map_err(|_| anyhow::anyhow!("the comparator panicked"))?
+}
+
+async fn run(args: RunArgs) -> Result<()> {
+    let api: SocketAddr =
+        args.url.trim_start_matches("http://").parse().context("BOXOFFICE_URL is http://address:port")?;
+    let pool = common::database::pool(&args.database, "bench", 4)?;
+    let (access, queue) = (AccessTokens::new(args.access_token_keys), QueueTokens::new(args.queue_token_keys));
+    let world = World::new(api, pool.clone(), access, queue, &args.admin_key);
+    let peers = Peers::start()?;
+    let bench = Bench {
+        world,
+        processes: Processes::new(&args.dev_dir),
+        sync: peers.sync,
+        bare: peers.bare,
+        quick: args.quick,
+    };
+    let wanted = NAMES.iter().filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == **name));
+    let mut rows = Vec::new();
+    for name in wanted {
+        let row = bench.run(name).await.with_context(|| format!("scenario {name}"))?;
+        println!("{}", report::line(&row));
+        rows.push(row);
+    }
+    // Every request has one outcome, no seat two owners, every balance its entries; or it panics.
+    boxoffice_tests::audit::audit(&pool).await;
+    println!("{}", report::table(&rows));
+    if let Some(file) = args.json {
+        std::fs::write(&file, format!("{:#}\n", report::json(&rows))).with_context(|| file.display().to_string())?;
+    }
+    Ok(())
+}

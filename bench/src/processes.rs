@@ -1,0 +1,114 @@
+//! What each process costs: CPU seconds, from `/proc`, and memory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The load generator's own name.
+const LOAD: &str = "load";
+
+/// CPU seconds by process.
+pub(crate) type Cpu = BTreeMap<String, f64>;
+
+/// The system's processes, by their pid files.
+pub(crate) struct Processes {
+    run: PathBuf,
+}
+
+impl Processes {
+    pub(crate) fn new(dev: &Path) -> Self {
+        Self { run: dev.join("run") }
+    }
+
+    /// The pid of a process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub(crate) fn pid(&self, name: &str) -> Result<u32> {
+        let file = self.run.join(format!("{name}.pid"));
+        let text = fs::read_to_string(&file).with_context(|| format!("{name} does not run"))?;
+        text.trim().parse().with_context(|| format!("{} holds no pid", file.display()))
+    }
+
+    fn all(&self) -> Vec<(String, u32)> {
+        let files = fs::read_dir(&self.run).into_iter().flatten().flatten();
+        let names = files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".pid")?.to_owned()));
+        let pids = names.filter_map(|name| self.pid(&name).ok().map(|pid| (name, pid)));
+        pids.chain([(LOAD.to_owned(), std::process::id())]).collect()
+    }
+
+    /// CPU seconds that each process has used so far, its children included.
+    pub(crate) fn cpu(&self) -> Cpu {
+        let all = stats();
+        self.all().into_iter().map(|(name, pid)| (name, cpu_seconds(&all, pid))).collect()
+    }
+
+    /// The largest resident memory that each process has had, in MB; Postgres is left out, whose children share theirs.
+    pub(crate) fn memory_mb(&self) -> BTreeMap<String, f64> {
+        let own = self.all().into_iter().filter(|(name, _)| name != "postgres");
+        own.filter_map(|(name, pid)| Some((name, peak_mb(pid)?))).collect()
+    }
+}
+
+/// What was used between two readings, in microseconds for each of `count`.
+pub(crate) fn us_each(before: &Cpu, after: &Cpu, count: u64) -> BTreeMap<String, f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a mean")]
+    let count = count.max(1) as f64;
+    let used = after.iter().map(|(name, now)| (name, now - before.get(name).copied().unwrap_or_default()));
+    used.map(|(name, seconds)| (name.clone(), seconds * 1e6 / count)).collect()
+}
+
+struct Stat {
+    parent: u32,
+    /// Its own, and that of children that have ended.
+    ticks: u64,
+}
+
+fn stats() -> BTreeMap<u32, Stat> {
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect()
+}
+
+/// One line of `/proc/<pid>/stat`. The name, in brackets, may hold anything.
+fn stat(line: &str) -> Option<Stat> {
+    let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    let ticks = number(11)? + number(12)? + number(13)? + number(14)?;
+    Some(Stat { parent: u32::try_from(number(1)?).ok()?, ticks })
+}
+
+fn cpu_seconds(all: &BTreeMap<u32, Stat>, pid: u32) -> f64 {
+    let own = all.get(&pid).map_or(0, |stat| stat.ticks);
+    let children = all.iter().filter(|(_, stat)| stat.parent == pid).map(|(child, _)| cpu_seconds(all, *child));
+    #[expect(clippy::cast_precision_loss, reason = "ticks of some hours")]
+    let own = own as f64 / rustix::param::clock_ticks_per_second() as f64;
+    own + children.sum::<f64>()
+}
+
+fn peak_mb(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1_024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_stat_is_read_whatever_the_name() {
+        let line = "42 (a ) b (c) S 7 42 42 0 -1 0 1 2 3 4 100 20 3 1 20 0 1 0 5";
+        let stat = stat(line).unwrap();
+        assert_eq!((stat.parent, stat.ticks), (7, 124));
+    }
+
+    #[test]
+    fn what_was_used_is_a_difference() {
+        let cpu = |seconds| Cpu::from([("api".to_owned(), seconds)]);
+        assert!((us_each(&cpu(1.0), &cpu(1.5), 1_000)["api"] - 500.0).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,93 @@
+//! The reservation worker alone, against a backlog.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use common::ids::{RequestId, ScheduleId, SeatId};
+use common::messages::reservations::Hold;
+use common::messages::{self, Message as _};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+use uuid::Uuid;
+
+use super::Bench;
+use crate::processes::us_each;
+use crate::report::{Figures, Row};
+use crate::world::{Buyer, House, open_queue};
+
+const WORKER: &str = "reservation-worker";
+const HOLDS_EACH: usize = 16;
+/// Seats that one schedule can have.
+const SEATS_MAX: usize = 200_000;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(10);
+
+/// How fast a backlog of holds is applied, until the last one's outcome is in the database.
+pub(super) async fn apply(bench: &Bench) -> Result<Row> {
+    let count = if bench.quick { 100_000 } else { 1_000_000 };
+    let schedules = count / SEATS_MAX.min(count);
+    let each = count / schedules;
+    let house = bench.world.house(schedules, i64::try_from(each)?, open_queue()).await?;
+    let buyers = bench.world.buyers(each / HOLDS_EACH).await?;
+    let pid = bench.processes.pid(WORKER)?.to_string();
+    signal(&pid, "STOP")?;
+    let appended = backlog(&house, &buyers, each);
+    let before = bench.processes.cpu();
+    let begun = Instant::now();
+    signal(&pid, "CONT")?;
+    appended?;
+    let pool = &bench.world.pool;
+    let held = "SELECT count(*) FROM reservations WHERE schedule_id = ANY($1)";
+    loop {
+        let done: i64 = sqlx::query_scalar(held).bind(&house.schedules).fetch_one(pool).await?;
+        if usize::try_from(done) == Ok(count) {
+            break;
+        }
+        ensure!(begun.elapsed() < CAUGHT_UP_WITHIN, "{done} of {count} are applied");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let elapsed = begun.elapsed().as_secs_f64();
+    let cpu = us_each(&before, &bench.processes.cpu(), count as u64);
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let figures = Figures::of_rate(count as f64 / elapsed);
+    Ok(Row::new("apply", BTreeMap::from([("ours", figures)]), cpu, bench.processes.memory_mb()))
+}
+
+fn signal(pid: &str, name: &str) -> Result<()> {
+    let status = Command::new("kill").args(["-s", name, pid]).status().context("kill")?;
+    ensure!(status.success(), "no process {pid}");
+    Ok(())
+}
+
+/// Appends one hold for each seat.
+fn backlog(house: &House, buyers: &[Buyer], each: usize) -> Result<()> {
+    let servers = std::env::var("KAFKA_BOOTSTRAP_SERVERS").context("KAFKA_BOOTSTRAP_SERVERS")?;
+    let producer: ThreadedProducer<_> = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("partitioner", "murmur2_random")
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("linger.ms", "5")
+        .set("queue.buffering.max.messages", "2000000")
+        .create()?;
+    for schedule in &house.schedules {
+        for n in 0..each {
+            let hold = Hold {
+                request_id: RequestId(Uuid::new_v4()),
+                request_hash: None,
+                user_id: buyers[n / HOLDS_EACH].user_id,
+                schedule_id: ScheduleId(*schedule),
+                seat_ids: Some(vec![SeatId(House::seat(*schedule, i64::try_from(n)?))]),
+                seats: None,
+                best_available: None,
+                pay: false,
+            };
+            let (key, value) = (hold.key(), messages::write(&hold));
+            let record = BaseRecord::to(Hold::TOPIC).key(&key).payload(&value);
+            producer.send(record).map_err(|(error, _)| error)?;
+        }
+    }
+    Ok(producer.flush(Duration::from_mins(1))?)
+}

@@ -1,0 +1,232 @@
+//! Holding seats: one schedule, many, everybody for the same ones, the best ones; at once, at a rate, waiting or polling.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use indicatif::ProgressBar;
+
+use super::{Bench, Peer, ROUNDS, Turn};
+use crate::http::{Connection, Request};
+use crate::load::{Measured, at_once, open_loop};
+use crate::report::Row;
+use crate::world::{Buyer, House, open_queue};
+
+const CALLERS: usize = 512;
+/// Holds of one buyer in one schedule; the concert allows 20.
+const HOLDS_EACH: usize = 16;
+/// What is slower by an order gets fewer requests, so that the run does not last for ever.
+const SYNC_PART: usize = 5;
+const CONTENDED_SEATS: i64 = 20;
+const SPREAD_SCHEDULES: usize = 48;
+/// A caller who polls has so many requests under way, and asks for each again after this time.
+const POLLED_EACH: usize = 8;
+const POLL_EVERY: Duration = Duration::from_millis(50);
+
+/// Holds to be made: the `i`-th one's buyer and body.
+struct Holds<B> {
+    buyers: Vec<Buyer>,
+    body: B,
+}
+
+impl<B: Fn(usize) -> String> Holds<B> {
+    async fn hold(&self, connection: &mut Connection, i: usize, prefer: Option<&str>) -> io::Result<(u16, String)> {
+        let buyer = &self.buyers[i % self.buyers.len()];
+        let body = (self.body)(i);
+        let mut headers =
+            vec![("authorization", buyer.authorization.as_str()), ("queue-token", buyer.queue_token.as_str())];
+        headers.extend(prefer.map(|prefer| ("prefer", prefer)));
+        let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
+        let answer = connection.call(&request).await?;
+        let id = if answer.status == 202 { request_id(answer.body) } else { String::new() };
+        Ok((answer.status, id))
+    }
+}
+
+/// The id in `{"request_id":"…",…}`; reading all of the JSON would cost more than sending it did.
+fn request_id(body: &[u8]) -> String {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let after = text.split_once("\"request_id\":\"").map_or("", |(_, after)| after);
+    after.split('"').next().unwrap_or_default().to_owned()
+}
+
+fn seat_body(schedule: i64, seat: i64) -> String {
+    format!("{{\"schedule_id\":{schedule},\"seat_ids\":[{}]}}", House::seat(schedule, seat))
+}
+
+fn index(i: usize) -> i64 {
+    i64::try_from(i).unwrap_or(i64::MAX)
+}
+
+fn rows_of_seats(count: usize) -> i64 {
+    (index(count) + 49) / 50 * 50
+}
+
+async fn waiting<B: Fn(usize) -> String>(
+    turn: Turn,
+    count: usize,
+    progress: &ProgressBar,
+    holds: &Holds<B>,
+) -> Result<Measured> {
+    at_once(turn.address, CALLERS, count, progress, async |connection, i| {
+        Ok(holds.hold(connection, i, Some("wait=30")).await?.0)
+    })
+    .await
+}
+
+/// Distinct seats of one schedule, all callers at once.
+pub(super) async fn hot(bench: &Bench) -> Result<Row> {
+    let count = bench.scaled(160_000);
+    let house = bench.world.house(2 * ROUNDS, rows_of_seats(count), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
+    bench
+        .in_turn("holds-hot", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+            let schedule = house.schedules[turn.number];
+            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
+            waiting(turn, count, progress, &holds).await?.expect(&[201])
+        })
+        .await
+}
+
+/// The same over many schedules.
+pub(super) async fn spread(bench: &Bench) -> Result<Row> {
+    let count = bench.scaled(160_000) / SPREAD_SCHEDULES * SPREAD_SCHEDULES;
+    let each = count / SPREAD_SCHEDULES;
+    let house = bench.world.house(SPREAD_SCHEDULES * ROUNDS, rows_of_seats(each), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
+    bench
+        .in_turn("holds-spread", &[Peer::Ours], async |turn, progress| {
+            let schedules = &house.schedules[turn.number * SPREAD_SCHEDULES..][..SPREAD_SCHEDULES];
+            let body = |i: usize| seat_body(schedules[i % SPREAD_SCHEDULES], index(i / SPREAD_SCHEDULES));
+            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+        })
+        .await
+}
+
+/// Everybody for the same few seats.
+pub(super) async fn contended(bench: &Bench) -> Result<Row> {
+    let count = bench.scaled(120_000);
+    let house = bench.world.house(2 * ROUNDS, 50, open_queue()).await?;
+    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
+    bench
+        .in_turn("holds-contended", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+            let schedule = house.schedules[turn.number];
+            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let body = |i: usize| seat_body(schedule, index(i) % CONTENDED_SEATS);
+            let holds = Holds { buyers: buyers.clone(), body };
+            let measured = waiting(turn, count, progress, &holds).await?.expect(&[201, 409])?;
+            let sold = measured.with_status(201);
+            ensure!(sold == CONTENDED_SEATS.cast_unsigned(), "{sold} of {CONTENDED_SEATS} seats were sold");
+            Ok(measured)
+        })
+        .await
+}
+
+/// Four together, until the house is full.
+pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
+    let count = bench.scaled(12_500 * 4);
+    let seats = rows_of_seats(4 * 12 * count.div_ceil(12));
+    let house = bench.world.house(2 * ROUNDS, seats, open_queue()).await?;
+    let buyers = bench.world.insiders(&house, count.div_ceil(5)).await?;
+    bench
+        .in_turn("best-available", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+            let schedule = house.schedules[turn.number];
+            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let body = |_| format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}");
+            let holds = Holds { buyers: buyers.clone(), body };
+            waiting(turn, count, progress, &holds).await?.expect(&[201])
+        })
+        .await
+}
+
+/// Submitted with 202, and each outcome read by polling.
+pub(super) async fn polled(bench: &Bench) -> Result<Row> {
+    let count = bench.scaled(120_000);
+    let house = bench.world.house(ROUNDS, rows_of_seats(count), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
+    bench
+        .in_turn("holds-polled", &[Peer::Ours], async |turn, progress| {
+            let schedule = house.schedules[turn.number];
+            let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
+            submit_and_poll(turn, count, progress, &holds).await?.expect(&[201])
+        })
+        .await
+}
+
+struct Submitted {
+    i: usize,
+    at: Instant,
+    path: String,
+    ask_at: Instant,
+}
+
+/// A piece of work is the outcome of hold `i`; the caller keeps several under way.
+async fn submit_and_poll<B: Fn(usize) -> String>(
+    turn: Turn,
+    count: usize,
+    progress: &ProgressBar,
+    holds: &Holds<B>,
+) -> Result<Measured> {
+    let pieces = count.div_ceil(POLLED_EACH);
+    let latencies = RefCell::new(Vec::with_capacity(count));
+    let mut measured = at_once(turn.address, CALLERS, pieces, progress, async |connection, piece| {
+        let mut under_way = VecDeque::with_capacity(POLLED_EACH);
+        for i in (piece * POLLED_EACH..count).take(POLLED_EACH) {
+            let at = Instant::now();
+            let (status, id) = holds.hold(connection, i, None).await?;
+            if status != 202 {
+                return Ok(status);
+            }
+            let path = format!("/v1/requests/{id}");
+            under_way.push_back(Submitted { i, at, path, ask_at: at + POLL_EVERY });
+        }
+        while let Some(mut submitted) = under_way.pop_front() {
+            tokio::time::sleep_until(submitted.ask_at.into()).await;
+            let buyer = &holds.buyers[submitted.i % holds.buyers.len()];
+            let headers = [("authorization", buyer.authorization.as_str())];
+            let request = Request { method: "GET", path: &submitted.path, headers: &headers, body: "" };
+            let answer = connection.call(&request).await?;
+            let text = std::str::from_utf8(answer.body).unwrap_or_default();
+            if answer.status != 200 || text.contains("\"FAILED\"") {
+                return Ok(answer.status + u16::from(answer.status == 200));
+            }
+            if text.contains("\"status\":\"SUCCEEDED\"") {
+                latencies.borrow_mut().push(submitted.at.elapsed());
+            } else {
+                submitted.ask_at = Instant::now() + POLL_EVERY;
+                under_way.push_back(submitted);
+            }
+        }
+        Ok(201)
+    })
+    .await?;
+    measured.retell(201, &latencies.into_inner());
+    Ok(measured)
+}
+
+/// 200 a second, on a system that has nothing else to do.
+pub(super) async fn idle(bench: &Bench) -> Result<Row> {
+    at_rate(bench, "hold-idle", 200.0, bench.scaled(4_000)).await
+}
+
+/// 10,000 a second.
+pub(super) async fn ten_thousand(bench: &Bench) -> Result<Row> {
+    at_rate(bench, "hold-10k", 10_000.0, bench.scaled(160_000)).await
+}
+
+async fn at_rate(bench: &Bench, name: &'static str, rate: f64, count: usize) -> Result<Row> {
+    let house = bench.world.house(ROUNDS, rows_of_seats(count), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, (count / HOLDS_EACH).max(1)).await?;
+    bench
+        .in_turn(name, &[Peer::Ours], async |turn, progress| {
+            let schedule = house.schedules[turn.number];
+            let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
+            let work =
+                async |connection: &mut Connection, i: usize| Ok(holds.hold(connection, i, Some("wait=30")).await?.0);
+            open_loop(turn.address, CALLERS, rate, count, progress, work).await?.expect(&[201])
+        })
+        .await
+}

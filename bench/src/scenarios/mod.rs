@@ -1,0 +1,155 @@
+//! What is measured. Each scenario prepares its own world, so that any one can run alone.
+
+mod apply;
+mod holds;
+mod payments;
+mod purchases;
+mod queues;
+mod seat_map;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::load::Measured;
+use crate::processes::{Cpu, Processes, us_each};
+use crate::report::{Figures, Row};
+use crate::world::World;
+
+/// Ours and the comparator take turns so often: the machine's mood hits both.
+const ROUNDS: usize = 2;
+
+/// All scenarios, in the order in which they run.
+pub(crate) const NAMES: [&str; 15] = [
+    "hold-idle",
+    "hold-10k",
+    "holds-hot",
+    "holds-polled",
+    "holds-spread",
+    "holds-contended",
+    "best-available",
+    "payments",
+    "charges",
+    "joins",
+    "polls-1k",
+    "polls-1m",
+    "purchases",
+    "seatmap",
+    "apply",
+];
+
+/// What the scenarios share.
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) processes: Processes,
+    /// The comparators' addresses.
+    pub(crate) sync: SocketAddr,
+    pub(crate) bare: SocketAddr,
+    /// A few minutes in all, instead of as long as it takes.
+    pub(crate) quick: bool,
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Ours,
+    Sync,
+    Bare,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Sync => "sync",
+            Self::Bare => "bare",
+        }
+    }
+}
+
+/// One peer's turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn {
+    pub(crate) peer: Peer,
+    /// Where the peer is.
+    pub(crate) address: SocketAddr,
+    /// How many turns came before, over all peers.
+    pub(crate) number: usize,
+}
+
+impl Bench {
+    /// Runs one scenario.
+    pub(crate) async fn run(&self, name: &str) -> Result<Row> {
+        match name {
+            "hold-idle" => holds::idle(self).await,
+            "hold-10k" => holds::ten_thousand(self).await,
+            "holds-hot" => holds::hot(self).await,
+            "holds-polled" => holds::polled(self).await,
+            "holds-spread" => holds::spread(self).await,
+            "holds-contended" => holds::contended(self).await,
+            "best-available" => holds::best_available(self).await,
+            "payments" => payments::payments(self).await,
+            "charges" => payments::charges(self).await,
+            "joins" => queues::joins(self).await,
+            "polls-1k" => queues::polls(self, "polls-1k", 1_000).await,
+            "polls-1m" => queues::polls(self, "polls-1m", 1_000_000).await,
+            "purchases" => purchases::purchases(self).await,
+            "seatmap" => seat_map::seat_map(self).await,
+            "apply" => apply::apply(self).await,
+            other => bail!("there is no scenario {other}; there are {}", NAMES.join(", ")),
+        }
+    }
+
+    /// `full`, or a part of it when it has to be quick.
+    fn scaled(&self, full: usize) -> usize {
+        if self.quick { full / 4 } else { full }
+    }
+
+    fn address(&self, peer: Peer) -> SocketAddr {
+        match peer {
+            Peer::Ours => self.world.api,
+            Peer::Sync => self.sync,
+            Peer::Bare => self.bare,
+        }
+    }
+
+    /// Lets the peers take turns, ours first: A B A B.
+    async fn in_turn(
+        &self,
+        name: &'static str,
+        peers: &[Peer],
+        turn: impl AsyncFn(Turn, &ProgressBar) -> Result<Measured>,
+    ) -> Result<Row> {
+        let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
+        let (mut cpu, mut count) = (Cpu::new(), 0);
+        let turns = (0..ROUNDS).flat_map(|_| peers.iter().copied()).enumerate();
+        for (number, peer) in turns {
+            let progress = progress(name, peer);
+            let turn_now = Turn { peer, address: self.address(peer), number };
+            let before = self.processes.cpu();
+            let measured = turn(turn_now, &progress).await?;
+            progress.finish_and_clear();
+            if peer == Peer::Ours {
+                let used = us_each(&before, &self.processes.cpu(), 1);
+                for (name, us) in used {
+                    *cpu.entry(name).or_default() += us;
+                }
+                count += measured.count;
+            }
+            figures.entry(peer.name()).or_default().add(&measured)?;
+        }
+        Ok(Row::new(name, figures, us_each(&Cpu::new(), &scaled_to_seconds(cpu), count), self.processes.memory_mb()))
+    }
+}
+
+fn scaled_to_seconds(us: Cpu) -> Cpu {
+    us.into_iter().map(|(name, us)| (name, us / 1e6)).collect()
+}
+
+fn progress(name: &str, peer: Peer) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:24} {bar:30} {pos}/{len} {per_sec} {elapsed}");
+    let bar = ProgressBar::new(0).with_prefix(format!("{name} {}", peer.name()));
+    style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
+}

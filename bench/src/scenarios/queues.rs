@@ -1,0 +1,95 @@
+//! The queue: a storm of joins, and polls of those who wait.
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use common::ids::{ConcertId, TokenId};
+use common::keys::QueueClaims;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Bench, Peer, ROUNDS};
+use crate::http::Request;
+use crate::load::at_once;
+use crate::report::Row;
+use crate::world::Buyer;
+
+const JOINING: usize = 512;
+const POLLING: usize = 128;
+const SYNC_PART: usize = 5;
+/// Tokens that are polled, of all that wait.
+const POLLED_TOKENS: usize = 20_000;
+
+/// Everybody joins one concert; each has a position.
+pub(super) async fn joins(bench: &Bench) -> Result<Row> {
+    let count = bench.scaled(160_000);
+    let mut houses = Vec::new();
+    for _ in 0..2 * ROUNDS {
+        houses.push(bench.world.house(0, 50, json!({"rate_per_minute": 60, "burst": 1, "max_active": 10})).await?);
+    }
+    let buyers = bench.world.buyers(count).await?;
+    bench.world.analyze().await?;
+    bench
+        .in_turn("joins", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+            let path = format!("/v1/concerts/{}/queue-tokens", houses[turn.number].concert_id);
+            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let measured = at_once(turn.address, JOINING, count, progress, async |connection, i| {
+                let headers = [("authorization", buyers[i].authorization.as_str()), ("prefer", "wait=30")];
+                let request = Request { method: "POST", path: &path, headers: &headers, body: "" };
+                Ok(connection.call(&request).await?.status)
+            });
+            measured.await?.expect(&[201])
+        })
+        .await
+}
+
+/// Polls of waiting tokens, while `waiting` wait.
+pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize) -> Result<Row> {
+    let count = bench.scaled(800_000);
+    let closed = json!({"rate_per_minute": 1, "burst": 1, "max_active": 0, "state": "PAUSED"});
+    let house = bench.world.house(0, 50, json!({"max_active": 0})).await?;
+    bench.world.configure(house.concert_id, &closed).await?;
+    let tokens = waiting_tokens(bench, house.concert_id, waiting).await?;
+    bench
+        .in_turn(name, &[Peer::Ours, Peer::Bare, Peer::Sync], async |turn, progress| {
+            let count = if turn.peer == Peer::Sync { count / SYNC_PART } else { count };
+            let measured = at_once(turn.address, POLLING, count, progress, async |connection, i| {
+                let headers = [("queue-token", tokens[i % tokens.len()].queue_token.as_str())];
+                let request = Request { method: "GET", path: "/v1/queue-token", headers: &headers, body: "" };
+                Ok(connection.call(&request).await?.status)
+            });
+            measured.await?.expect(&[200])
+        })
+        .await
+}
+
+/// Writes waiting tokens straight into the tables: a million joins would take longer than what is measured. The first
+/// [`POLLED_TOKENS`] of them, signed.
+async fn waiting_tokens(bench: &Bench, concert: i64, waiting: usize) -> Result<Vec<Buyer>> {
+    let world = &bench.world;
+    let rows: Vec<(i64, Uuid, Uuid, DateTime<Utc>)> = sqlx::query_as(
+        "WITH made AS (
+             INSERT INTO queue_tokens (concert_id, seq, token_id, user_id, kid, status, issued_at)
+             SELECT $1, n, gen_random_uuid(), gen_random_uuid(), $3, 'WAITING', date_trunc('milliseconds', now())
+             FROM generate_series(1, $2) AS n RETURNING seq, token_id, user_id, issued_at)
+         SELECT seq, token_id, user_id, issued_at FROM made WHERE seq <= $4",
+    )
+    .bind(concert)
+    .bind(i64::try_from(waiting)?)
+    .bind(world.queue_tokens.signing_kid())
+    .bind(i64::try_from(POLLED_TOKENS)?)
+    .fetch_all(&world.pool)
+    .await?;
+    sqlx::query("UPDATE queues SET next_seq = $2 WHERE concert_id = $1")
+        .bind(concert)
+        .bind(i64::try_from(waiting)? + 1)
+        .execute(&world.pool)
+        .await?;
+    world.analyze().await?;
+    let token = |(seq, token_id, user_id, issued_at): (i64, Uuid, Uuid, DateTime<Utc>)| {
+        let user_id = common::ids::UserId(user_id);
+        let claims = QueueClaims::new(TokenId(token_id), user_id, ConcertId(concert), seq, issued_at);
+        let queue_token = world.queue_tokens.sign(&claims, world.queue_tokens.signing_kid());
+        Buyer { user_id, authorization: String::new(), queue_token }
+    };
+    Ok(rows.into_iter().map(token).collect())
+}

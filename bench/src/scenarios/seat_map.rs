@@ -1,0 +1,78 @@
+//! The seats of a large house, read by many while holds go on: compressed, or 304 for those who have the newest.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+
+use super::{Bench, Peer, ROUNDS};
+use crate::http::Request;
+use crate::load::{at_once, open_loop};
+use crate::report::Row;
+use crate::world::{House, open_queue};
+
+const SEATS: i64 = 50_000;
+const READERS: usize = 128;
+const HOLDS_PER_SECOND: f64 = 200.0;
+const HOLD_CALLERS: usize = 16;
+
+/// Reads of the whole map; every second reader has the newest one already.
+pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
+    let count = bench.scaled(40_000);
+    let house = bench.world.house(1, SEATS, open_queue()).await?;
+    let buyers = bench.world.insiders(&house, 2_500).await?;
+    let schedule = house.schedules[0];
+    let path = format!("/v1/schedules/{schedule}/seats?status=all");
+    let next_seat = std::cell::Cell::new(0);
+    bench
+        .in_turn("seatmap", &[Peer::Ours], async |turn, progress| {
+            let newest = RefCell::new(String::new());
+            let reads = at_once(turn.address, READERS, count, progress, async |connection, i| {
+                let buyer = &buyers[i % buyers.len()];
+                let etag = newest.borrow().clone();
+                let mut headers = vec![
+                    ("authorization", buyer.authorization.as_str()),
+                    ("queue-token", buyer.queue_token.as_str()),
+                    ("accept-encoding", "gzip"),
+                ];
+                if i % 2 == 1 && !etag.is_empty() {
+                    headers.push(("if-none-match", etag.as_str()));
+                }
+                let answer =
+                    connection.call(&Request { method: "GET", path: &path, headers: &headers, body: "" }).await?;
+                if let Some(etag) = answer.etag {
+                    etag.clone_into(&mut newest.borrow_mut());
+                }
+                Ok(answer.status)
+            });
+            let holds = async {
+                let hidden = ProgressBar::hidden();
+                let work = async |connection: &mut crate::http::Connection, _| {
+                    let seat = next_seat.replace(next_seat.get() + 1);
+                    let buyer = &buyers[usize::try_from(seat).unwrap_or_default() / 16 % buyers.len()];
+                    let headers =
+                        [("authorization", buyer.authorization.as_str()), ("queue-token", buyer.queue_token.as_str())];
+                    let body = format!("{{\"schedule_id\":{schedule},\"seat_ids\":[{}]}}", House::seat(schedule, seat));
+                    let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
+                    Ok(connection.call(&request).await?.status)
+                };
+                let seats_each = usize::try_from(SEATS)? / ROUNDS;
+                open_loop(turn.address, HOLD_CALLERS, HOLDS_PER_SECOND, seats_each, &hidden, work).await
+            };
+            // The holds go on as long as somebody reads.
+            tokio::select! {
+                read = reads => read?.expect(&[200, 304]),
+                held = async { held_forever(holds.await).await } => Err(held),
+            }
+        })
+        .await
+}
+
+async fn held_forever(held: Result<crate::load::Measured>) -> anyhow::Error {
+    if let Err(error) = held {
+        return error;
+    }
+    tokio::time::sleep(Duration::MAX).await;
+    anyhow::anyhow!("nobody reads any more")
+}
