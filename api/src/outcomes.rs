@@ -282,6 +282,7 @@ mod tests {
             result: Some(RawValue::from_string("{}".to_owned()).unwrap()),
             problem: None,
             source: Source { topic: "t".to_owned(), partition: 0, offset: 0 },
+            began: None,
             request_hash: None,
             submitted_at: DateTime::UNIX_EPOCH,
             finished_at: DateTime::UNIX_EPOCH,

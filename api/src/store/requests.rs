@@ -33,6 +33,7 @@ pub(crate) async fn outcome(pool: &PgPool, request: RequestId) -> Result<Option<
             result,
             problem,
             source: Source { topic: row.topic, partition: row.partition, offset: row.offset },
+            began: None,
             request_hash: row.request_hash,
             submitted_at: row.submitted_at,
             finished_at: row.finished_at,

@@ -35,6 +35,9 @@ pub struct Origin {
     pub kind: String,
     /// When the first record was appended.
     pub submitted_at: DateTime<Utc>,
+    /// The first record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<results::Source>,
 }
 
 /// Why a record cannot be read. Such a record is a dead letter; all else gets an outcome.

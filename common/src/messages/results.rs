@@ -53,6 +53,9 @@ pub struct RequestResult {
     pub problem: Option<Box<RawValue>>,
     /// The record that decided it.
     pub source: Source,
+    /// The record with which the request began, when that was another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<Source>,
     /// Hash of the call and the request, when the record had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_hash: Option<String>,
@@ -164,6 +167,7 @@ mod tests {
             result: Some(RawValue::from_string(r#"{"a": [1, 2]}"#.to_owned()).unwrap()),
             problem: None,
             source: Source { topic: "t".to_owned(), partition: 3, offset: 7 },
+            began: None,
             request_hash: None,
             submitted_at: DateTime::UNIX_EPOCH,
             finished_at: DateTime::UNIX_EPOCH,

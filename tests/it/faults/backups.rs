@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use boxoffice_tests::log::{self, PAYMENTS, Reader, dead_letters};
+use boxoffice_tests::log::{self, PAYMENTS, RESERVATIONS, Reader, Record, TOKENS, Writer, dead_letters};
 use boxoffice_tests::processes::Processes;
 use boxoffice_tests::wait::s;
 use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, audit, database, eventually, met, shapes};
+use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -56,9 +57,14 @@ async fn seen(pool: &PgPool, buyers: &[&Buyer]) -> BTreeMap<&'static str, Rows> 
 
 /// Waits until what is seen is what was seen; rows that came later do not matter.
 async fn is_seen_again(pool: &PgPool, buyers: &[&Buyer], before: &BTreeMap<&str, Rows>) {
+    is_seen_again_but_for(pool, buyers, before, "").await;
+}
+
+async fn is_seen_again_but_for(pool: &PgPool, buyers: &[&Buyer], before: &BTreeMap<&str, Rows>, other: &str) {
     eventually("all that was told is there again", s(30), async || {
         let now = seen(pool, buyers).await;
-        let rows = before.iter().flat_map(|(table, rows)| rows.iter().map(move |(key, row)| (*table, key, row)));
+        let wanted = before.iter().filter(|(table, _)| **table != other);
+        let rows = wanted.flat_map(|(table, rows)| rows.iter().map(move |(key, row)| (*table, key, row)));
         let differences: Vec<String> = rows
             .filter(|(table, key, row)| now[table].get(*key) != Some(row))
             .map(|(table, key, row)| format!("{table}\n  {row}\n  {:?}", now[table].get(key)))
@@ -102,8 +108,11 @@ impl Backup {
         Self { tables }
     }
 
-    async fn restore(self, pool: &PgPool) {
+    /// Goes back to the copy; the buyers whom it does not know, as JSON.
+    async fn restore(self, pool: &PgPool) -> Vec<Value> {
         let mut transaction = pool.begin().await.expect("Postgres answers");
+        let lost = "SELECT to_jsonb(u) FROM users u WHERE user_id NOT IN (SELECT user_id FROM backup.users)";
+        let lost = sqlx::query_scalar(lost).fetch_all(&mut *transaction).await.expect("buyers");
         for (table, columns) in &self.tables {
             for sql in [
                 format!("TRUNCATE public.{table} CASCADE"),
@@ -114,6 +123,30 @@ impl Backup {
         }
         sqlx::query("DROP SCHEMA backup CASCADE").execute(&mut *transaction).await.expect("it is there");
         transaction.commit().await.expect("the backup fits");
+        lost
+    }
+}
+
+/// What an operator does who finds the lost buyers elsewhere: brings them back, and redrives the dead letters.
+async fn bring_back(pool: &PgPool, lost: &[Value], letters: &[Record]) {
+    let sql = "INSERT INTO users SELECT * FROM jsonb_populate_recordset(NULL::users, $1)";
+    sqlx::query(sql).bind(Value::from(lost)).execute(pool).await.expect("they are not there");
+    let writer = Writer::new();
+    for letter in letters {
+        let number = |name| letter.header(name).and_then(|bytes| Some(i64::from_be_bytes(bytes.try_into().ok()?)));
+        let first = number("kafka_dlt-original-timestamp").expect("a time").to_string();
+        let headers = OwnedHeaders::new().insert(Header { key: "boxoffice-first-append-ms", value: Some(&first) });
+        let topic = letter.header_text("kafka_dlt-original-topic").expect("a topic");
+        writer.append_record(topic, letter.key.as_deref(), letter.value.as_deref(), headers).await;
+    }
+    for letter in letters {
+        let id: uuid::Uuid = shapes::uuid(&letter.json()["request_id"]).parse().expect("a UUID");
+        eventually("a dead letter that was redriven succeeds", s(20), async || {
+            let sql = "SELECT status::text FROM requests WHERE request_id = $1";
+            let status: Option<String> = sqlx::query_scalar(sql).bind(id).fetch_optional(pool).await.expect("Postgres");
+            met(status.as_deref() == Some("SUCCEEDED"), (letter.json(), status))
+        })
+        .await;
     }
 }
 
@@ -184,55 +217,159 @@ async fn seats_change_hands(show: &Show, brief: &Show, cast: &Cast, early: &Valu
     cast.heir.buy(brief, &[six], Way::Wait).await.ok(201);
 }
 
+/// Buyers in queues, of which most was told after the backup.
+struct Queues {
+    /// One may be inside: first the fickle one, then the patient one, who joined before the backup.
+    narrow: Show,
+    /// Paused right after the backup, with the right to admit more by now.
+    paused: Show,
+    /// Those who joined the paused one.
+    crowd: Vec<Buyer>,
+}
+
+impl Queues {
+    async fn new(api: &Api, cast: &Cast) -> Self {
+        let narrow = Show::with(api, json!({"queue": {"max_active": 1}})).await;
+        cast.fickle.enter(narrow.concert_id).await;
+        cast.patient.join(narrow.concert_id, Way::Wait).await.ok(201);
+        let paused = Show::with(api, json!({"queue": {"rate_per_minute": 60, "burst": 2}})).await;
+        let mut crowd = Vec::new();
+        for _ in 0..12 {
+            let buyer = api.sign_up().await;
+            buyer.join(paused.concert_id, Way::Wait).await.ok(201);
+            crowd.push(buyer);
+        }
+        Self { narrow, paused, crowd }
+    }
+
+    async fn move_on(&self, api: &Api, cast: &Cast) {
+        api.configure(self.paused.concert_id, json!({"state": "PAUSED"})).await;
+        cast.fickle.leave(&self.narrow, Way::Wait).await.ok(200);
+        cast.patient.admitted(self.narrow.concert_id).await;
+        cast.slow.join(self.narrow.concert_id, Way::Wait).await.ok(201);
+    }
+}
+
+/// A buyer whom the backup does not know gives back seats; so does, behind him in the same log, one whom it knows, and another one
+/// takes those. So nobody may wait for more than for his own cause. What the newcomer was told cannot be made true again: the ids of
+/// his requests.
+async fn a_newcomer_comes_and_goes(api: &Api, pool: &PgPool, show: &Show, cast: &Cast) -> Vec<String> {
+    let [.., eight, nine] = show.pick::<9>().await;
+    let partition = async |buyer: &Buyer| -> (i32, Value) {
+        let charged = buyer.charge(1, Way::Wait).await.ok(201);
+        let id: uuid::Uuid = shapes::uuid(&charged["entry_id"]).parse().expect("a UUID");
+        let sql = "SELECT partition FROM requests WHERE request_id = $1";
+        (sqlx::query_scalar(sql).bind(id).fetch_one(pool).await.expect("a row"), charged)
+    };
+    let (wanted, _) = partition(&cast.unsure).await;
+    let (newcomer, charged) = loop {
+        let buyer = api.sign_up().await;
+        let (found, charged) = partition(&buyer).await;
+        if found == wanted {
+            break (buyer, charged);
+        }
+    };
+    newcomer.enter(show.concert_id).await;
+    let held = newcomer.hold(show, &[eight], Way::Wait).await.ok(201);
+    newcomer.cancel(&held, Way::Wait).await.ok(200);
+    cast.unsure.enter(show.concert_id).await;
+    let given_up = cast.unsure.hold(show, &[nine], Way::Wait).await.ok(201);
+    cast.unsure.cancel(&given_up, Way::Wait).await.ok(200);
+    cast.early.enter(show.concert_id).await;
+    cast.early.hold(show, &[nine], Way::Wait).await.ok(201);
+    [&charged["entry_id"], &held["reservation_id"]].map(|id| shapes::uuid(id)).into()
+}
+
 #[tokio::test]
 async fn b_10_an_old_backup_is_caught_up_and_what_was_told_stays() {
     let processes = Processes::begin().await;
     let (api, pool) = (Api::new(), database::pool().await);
     let show = Show::new(&api).await;
     let brief = Show::with(&api, json!({"hold_seconds": 5})).await;
-    let narrow = Show::with(&api, json!({"queue": {"max_active": 1}})).await;
     let cast = Cast::new(&show).await;
+    let afterwards = Show::new(&api).await;
+    let (tardy, hasty) = (afterwards.buyer(PRICE).await, afterwards.buyer(PRICE).await);
     cast.slow.enter(brief.concert_id).await;
-    cast.fickle.enter(narrow.concert_id).await;
     let [one] = show.pick().await;
     let early = cast.early.hold(&show, &[one], Way::Wait).await.ok(201);
+    let queues = Queues::new(&api, &cast).await;
 
     let backup = Backup::take(&pool).await;
     let applied_then = database::applied(&pool).await;
+    queues.move_on(&api, &cast).await;
     seats_change_hands(&show, &brief, &cast, &early).await;
-    cast.patient.join(narrow.concert_id, Way::Wait).await.ok(201);
-    cast.fickle.leave(&narrow, Way::Wait).await.ok(200);
-    cast.patient.admitted(narrow.concert_id).await;
-    let newcomer = show.buyer(0).await;
-    let lost = newcomer.charge(1, Way::Wait).await.ok(201);
-    cast.unsure.enter(show.concert_id).await;
+    let newcomers = a_newcomer_comes_and_goes(&api, &pool, &show, &cast).await;
     cast.early.charge(7, Way::Poll).await.ok(201);
     log::caught_up(s(30)).await;
     audit::audit_at_rest(&pool).await;
-    let before = seen(&pool, &cast.all()).await;
-    assert!(before["requests"].len() > 30, "{}", before["requests"].len());
-    let mut dead = Reader::at_the_end_of(&[&dead_letters(PAYMENTS)]);
+    let buyers: Vec<&Buyer> = cast.all().into_iter().chain(&queues.crowd).collect();
+    let before = seen(&pool, &buyers).await;
+    assert!(before["requests"].len() > 40, "{}", before["requests"].len());
+    let mut dead =
+        Reader::at_the_end_of(&[TOKENS, RESERVATIONS, PAYMENTS].map(dead_letters).each_ref().map(String::as_str));
 
-    for name in ["token-worker", "reservation-worker", "payment-worker", "api"] {
+    // Accepted, and told to nobody: payments of holds that were told.
+    let [one, two] = afterwards.pick().await;
+    let held = tardy.hold(&afterwards, &[one], Way::Wait).await.ok(201);
+    processes.end("payment-worker", "KILL").await;
+    let paying = tardy.paying(&afterwards, &held).send().await.accepted();
+    let buying = json!({"schedule_id": afterwards.schedule_id, "seat_ids": [two], "pay": true});
+    let buying = hasty.inside(&afterwards, "POST", "/v1/reservations").json(&buying).send().await.accepted();
+
+    for name in ["token-worker", "reservation-worker", "api"] {
         processes.end(name, "TERM").await;
     }
-    backup.restore(&pool).await;
+    let lost = backup.restore(&pool).await;
     assert_eq!(database::applied(&pool).await, applied_then, "the old state is back");
     processes.up(1).await;
     workers_are_ready(&api).await;
 
-    is_seen_again(&pool, &cast.all(), &before).await;
+    is_seen_again(&pool, &buyers, &before).await;
     log::caught_up(s(60)).await;
-    is_seen_again(&pool, &cast.all(), &before).await;
-    // The backup does not know the newcomer, so what he was told cannot be made true again.
-    let letter =
-        dead.find("the newcomer's charge", s(10), |record| record.json()["request_id"] == lost["entry_id"]).await;
-    assert_eq!(letter.header_text("kafka_dlt-exception-fqcn"), Some("boxoffice.Unrepeatable"));
+    is_seen_again(&pool, &buyers, &before).await;
+    for (buyer, request) in [(&tardy, paying), (&hasty, buying)] {
+        let done = buyer.call("GET", "/").finish_within(&format!("/v1/requests/{request}"), s(20)).await;
+        assert_eq!(done["status"], "SUCCEEDED", "{done}");
+    }
+    let letters = dead.rest().await;
+    for id in newcomers {
+        let letter = letters.iter().find(|letter| letter.json()["request_id"] == id);
+        let letter = letter.unwrap_or_else(|| panic!("{id} is not among {} dead letters", letters.len()));
+        assert_eq!(letter.header_text("kafka_dlt-exception-fqcn"), Some("boxoffice.Unrepeatable"));
+    }
     audit::audit_at_rest(&pool).await;
     // Whoever was told something still can act on it.
     let mine = cast.heir.call("GET", "/v1/reservations").send().await.is(200);
     assert_eq!(shapes::list(&mine["reservations"]).len(), 2, "{mine}");
-    shapes::token(&cast.patient.poll(narrow.concert_id).await.is(200), "ACTIVE");
-    cast.fickle.join(narrow.concert_id, Way::Wait).await.ok(201);
+    shapes::token(&cast.patient.poll(queues.narrow.concert_id).await.is(200), "ACTIVE");
+    bring_back(&pool, &lost, &letters).await;
+    audit::audit_at_rest(&pool).await;
     the_log_moves(&api).await;
+}
+
+/// The workers only see that their connections break, and go on with what is there then.
+#[tokio::test]
+async fn b_10_the_database_may_be_restored_while_the_workers_run() {
+    let _processes = Processes::begin().await;
+    let (api, pool) = (Api::new(), database::pool().await);
+    let show = Show::new(&api).await;
+    let brief = Show::with(&api, json!({"hold_seconds": 5})).await;
+    let cast = Cast::new(&show).await;
+    cast.slow.enter(brief.concert_id).await;
+    // Whoever looks at the seats is there before the backup.
+    let ([one], [_]) = (show.pick().await, brief.pick().await);
+    let early = cast.early.hold(&show, &[one], Way::Wait).await.ok(201);
+    let backup = Backup::take(&pool).await;
+    seats_change_hands(&show, &brief, &cast, &early).await;
+    log::caught_up(s(30)).await;
+    let before = seen(&pool, &cast.all()).await;
+    assert_eq!(backup.restore(&pool).await, Vec::<Value>::new(), "it knows all buyers");
+    assert_ne!(seen(&pool, &cast.all()).await, before, "the old state is back");
+    // Whoever comes first makes them look.
+    cast.early.charge(7, Way::Poll).await.ok(201);
+    let now = cast.early.balance().await;
+    is_seen_again_but_for(&pool, &cast.all(), &before, "accounts").await;
+    let entries: i64 = cast.early.entries().await.iter().map(|entry| shapes::int(&entry["amount"])).sum();
+    assert_eq!(now, entries, "the charge came on top of all that was told");
+    audit::audit_at_rest(&pool).await;
 }

@@ -16,7 +16,7 @@ use common::ids::{EntryId, PaymentId, ReservationId, UserId};
 use common::messages::payments::{CHARGE_MAX, Cancel, Charge, Expire, Pay, PaymentCommand, Refund};
 use common::problems::{Problem, Slug};
 
-pub(super) use self::again::{decide_again, had_effect};
+pub(super) use self::again::{decide_again, had_effect, lacks_reservation};
 use super::state::{Booking, Paid, Refunded, State};
 use crate::runtime::word::{Clock, Outcome};
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use common::catalogue::Schedules;
-use common::ids::{ConcertId, PaymentId, ReservationId, ScheduleId, UserId};
+use common::ids::{ConcertId, PaymentId, RequestId, ReservationId, ScheduleId, UserId};
 use common::messages::payments::PaymentCommand;
 use common::messages::results::RequestResult;
 use common::topics;
 use sqlx::PgConnection;
 
 use self::state::State;
-use crate::runtime::word::{Applied, Clock, Emissions, Event, Logged, Outcome, Word};
+use crate::runtime::word::{Applied, Cause, Clock, Emissions, Event, Logged, Outcome, Told, Word};
 
 /// The word `payments`.
 #[derive(Debug)]
@@ -68,7 +68,18 @@ impl Word for Payments {
     const GROUP: &'static str = "boxoffice-payments";
     const WORKER: &'static str = "payment-worker";
     const TICK: Option<Duration> = None;
-    const CAUSES: &'static [&'static str] = &[topics::RESERVATIONS];
+    const CAUSES: Option<&'static str> = Some(topics::RESERVATIONS);
+
+    /// The hold: a reservation has the id of the request that made it.
+    fn cause<'a>(command: &'a PaymentCommand, _: Option<&Told>) -> Cause<'a> {
+        let (reservation, origin) = match command {
+            PaymentCommand::Pay(pay) => (pay.reservation_id, pay.origin.as_ref()),
+            PaymentCommand::Cancel(cancel) => (cancel.reservation_id, None),
+            PaymentCommand::Expire(expire) => (expire.reservation_id, None),
+            PaymentCommand::Charge(_) | PaymentCommand::Refund(_) => return Cause::None,
+        };
+        Cause::Request(RequestId(reservation.0), origin.and_then(|origin| origin.source.as_ref()))
+    }
 
     fn had_effect(told: &RequestResult) -> bool {
         decide::had_effect(told)
@@ -86,6 +97,7 @@ impl Word for Payments {
             .map(|logged| {
                 let clock = Clock { asked_at: logged.asked_at, now };
                 match &logged.told {
+                    _ if logged.cause_pending && decide::lacks_reservation(&state, &logged.command) => Outcome::Waits,
                     Some(told) => decide::decide_again(&mut state, &logged.command, told, clock),
                     None => decide::decide(&mut state, &logged.command, clock),
                 }

@@ -18,8 +18,14 @@ pub(crate) fn told(told: &Told) -> Option<ReservationBody> {
 ///
 /// # Errors
 /// How the command ends without a hold.
-pub(crate) fn decide_again(state: &mut State, hold: &Hold, told: &Told, clock: Clock) -> Result<Reservation, Outcome> {
-    let Some(body) = self::told(told) else { return hold_released(state, hold, told, clock) };
+pub(crate) fn decide_again(
+    state: &mut State,
+    hold: &Hold,
+    told: &Told,
+    cause_pending: bool,
+    clock: Clock,
+) -> Result<Reservation, Outcome> {
+    let Some(body) = self::told(told) else { return hold_released(state, hold, cause_pending, clock) };
     if !state.users.contains(&hold.user_id) {
         return Err(Outcome::Lacks(format!("there is no user {}", hold.user_id)));
     }
@@ -28,12 +34,13 @@ pub(crate) fn decide_again(state: &mut State, hold: &Hold, told: &Told, clock: C
     };
     let seats: Vec<SeatId> = body.seats.iter().map(|seat| seat.seat_id).collect();
     if !seats.iter().all(|seat| schedule.layout.place_of(*seat).is_some() && state.is_free(*seat, &schedule)) {
-        return Err(told.without_cause("its seats are another's"));
+        let lacks = || Outcome::Lacks("its seats are another's".to_owned());
+        return Err(if cause_pending { Outcome::Waits } else { lacks() });
     }
     Ok(state.hold(hold, &schedule, seats, body.hold_expires_at - schedule.hold_time()))
 }
 
 /// With `pay: true`: it was made, and its failed payment released it. Which seats it had is told nowhere and does not matter.
-fn hold_released(state: &mut State, hold: &Hold, told: &Told, clock: Clock) -> Result<Reservation, Outcome> {
-    decide(state, hold, clock).map_err(|_| if told.causes_applied { Outcome::Continued } else { Outcome::Waits })
+fn hold_released(state: &mut State, hold: &Hold, cause_pending: bool, clock: Clock) -> Result<Reservation, Outcome> {
+    decide(state, hold, clock).map_err(|_| if cause_pending { Outcome::Waits } else { Outcome::Continued })
 }

@@ -16,13 +16,14 @@ use common::catalogue::Schedules;
 use common::ids::{ReservationId, ScheduleId, SeatId};
 use common::messages::payments::Pay;
 use common::messages::reservations::{Hold, ReservationCommand};
+use common::messages::results::Source;
 use common::messages::{Message as _, Origin};
 use common::topics;
 use sqlx::{PgConnection, PgPool};
 
 use self::decide::State;
 use self::seat_map::SeatMap;
-use crate::runtime::word::{Applied, Clock, Emissions, Logged, OutMessage, Outcome, Word};
+use crate::runtime::word::{Applied, Cause, Clock, Emissions, Logged, OutMessage, Outcome, Told, Word};
 use crate::users::Users;
 
 const SOURCE: &str = "/boxoffice/reservation-worker";
@@ -58,11 +59,11 @@ impl Word for Reservations {
     const GROUP: &'static str = "boxoffice-reservations";
     const WORKER: &'static str = "reservation-worker";
     const TICK: Option<Duration> = Some(LOOK_FOR_OVERDUE);
-    const CAUSES: &'static [&'static str] = &[topics::PAYMENTS];
+    const CAUSES: Option<&'static str> = Some(topics::PAYMENTS);
 
-    /// With `pay: true` the payment worker tells the outcome.
-    fn begins(kind: &str) -> bool {
-        kind == Hold::TYPE
+    /// What was told to be held had been free: whoever has it now ends in the payments topic. Which record that is, nobody knows.
+    fn cause<'a>(_: &'a ReservationCommand, told: Option<&Told>) -> Cause<'a> {
+        if told.is_some() { Cause::Any } else { Cause::None }
     }
 
     async fn apply(
@@ -255,7 +256,7 @@ fn decide_all<'a>(
     new.map(|logged| {
         let clock = Clock { asked_at: logged.asked_at, now };
         let decided = match &logged.told {
-            Some(told) => again::decide_again(state, hold(logged), told, clock),
+            Some(told) => again::decide_again(state, hold(logged), told, logged.cause_pending, clock),
             None => decide::decide(state, hold(logged), clock).map_err(Outcome::Failed),
         };
         (*logged, decided)
@@ -275,12 +276,13 @@ async fn repeated(transaction: &mut PgConnection, holds: &[&Hold]) -> Result<Has
 /// The second half of a hold with `pay: true`.
 fn payment(logged: &Logged<ReservationCommand>) -> OutMessage {
     let hold = hold(logged);
+    let source = Source { topic: topics::RESERVATIONS.to_owned(), partition: logged.partition, offset: logged.offset };
     let pay = Pay {
         request_id: hold.request_id,
         request_hash: hold.request_hash.clone(),
         user_id: hold.user_id,
         reservation_id: ReservationId::from(hold.request_id),
-        origin: Some(Origin { kind: Hold::TYPE.to_owned(), submitted_at: logged.asked_at }),
+        origin: Some(Origin { kind: Hold::TYPE.to_owned(), submitted_at: logged.asked_at, source: Some(source) }),
     };
     OutMessage::new(&pay, hold.request_id, SOURCE, logged.traceparent.as_deref())
 }

@@ -3,7 +3,7 @@
 //! Transient errors repeat the batch until it goes through; nothing is skipped. An error in the data splits the batch until the
 //! bad record is alone: that one is a dead letter. A fatal error stops the worker with its offsets uncommitted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -42,8 +42,18 @@ pub(crate) struct Done {
     pub(crate) dead_letters: Vec<DeadLetter>,
     /// The offset after the last record of each partition that was applied.
     pub(crate) positions: Positions,
-    /// The first record of each partition that waits for its cause, and those behind it with it: it is to be read again.
-    pub(crate) waiting: Positions,
+    /// Records that wait for their causes, and those behind them, in order: to be tried again.
+    pub(crate) waiting: Vec<Record>,
+}
+
+/// How the application of a batch ended.
+pub(crate) enum Applied {
+    /// As it should.
+    Done(Done),
+    /// The worker is told to stop, and the batch has not gone through.
+    Stopped,
+    /// The database knows less than it did: it was restored from a backup. Nothing was applied.
+    WentBack,
 }
 
 impl Done {
@@ -53,19 +63,28 @@ impl Done {
         self.emissions.messages.extend(other.emissions.messages);
         self.dead_letters.extend(other.dead_letters);
     }
+
+    /// Sets aside what waits, from those offsets on, readable or not.
+    fn set_aside<C>(&mut self, parts: &mut [Vec<Read<C>>], waiting: &Positions) {
+        let waits = |record: &Record| waiting.get(&record.partition).is_some_and(|at| record.offset >= *at);
+        for part in parts {
+            self.waiting.extend(part.extract_if(.., |read| waits(&read.record)).map(|read| read.record));
+        }
+        self.waiting.extend(self.dead_letters.extract_if(.., |letter| waits(&letter.record)).map(|dead| dead.record));
+        self.waiting.sort_by_key(|record| (record.partition, record.offset));
+    }
 }
 
-/// Tells readable records from dead letters; `told` is what was told of a request before the database forgot it.
-pub(crate) fn read<C: Command>(
-    records: Vec<Record>,
-    told: impl Fn(RequestId) -> Option<Box<Told>>,
-) -> (Vec<Read<C>>, Vec<DeadLetter>) {
+/// Tells readable records from dead letters. With each goes what was told of it before the database forgot it.
+fn read<W: Word>(records: Vec<Record>, memory: &Memory) -> (Vec<Read<W::Command>>, Vec<DeadLetter>) {
     let (mut readable, mut dead) = (Vec::with_capacity(records.len()), Vec::new());
     for record in records {
-        match messages::read::<C>(record.key.as_deref(), record.value.as_deref()) {
+        match messages::read::<W::Command>(record.key.as_deref(), record.value.as_deref()) {
             Ok(command) => {
+                let told = if memory.is_active() { memory.told(command.request_id()) } else { None };
                 let logged = Logged {
-                    told: told(command.request_id()),
+                    cause_pending: memory.is_active() && memory.is_pending(&W::cause(&command, told.as_deref())),
+                    told,
                     command,
                     asked_at: record.asked_at(),
                     partition: record.partition,
@@ -80,16 +99,26 @@ pub(crate) fn read<C: Command>(
     (readable, dead)
 }
 
-/// Where records leave the log: the offset after the last of each partition, and the last one's time.
-fn positions(records: &[Record]) -> (Positions, DateTime<Utc>) {
-    let mut positions = Positions::new();
-    let mut log_time = DateTime::UNIX_EPOCH;
-    for record in records {
-        let next = positions.entry(record.partition).or_default();
-        *next = (record.offset + 1).max(*next);
-        log_time = log_time.max(record.appended_at);
+/// What a batch moves in the log: each partition from its first record to behind its last.
+#[derive(Default)]
+struct Span {
+    first: Positions,
+    next: Positions,
+    /// When the last one was appended.
+    log_time: DateTime<Utc>,
+}
+
+impl Span {
+    fn of(records: &[Record]) -> Self {
+        let mut span = Self::default();
+        for record in records {
+            span.first.entry(record.partition).or_insert(record.offset);
+            let next = span.next.entry(record.partition).or_default();
+            *next = (record.offset + 1).max(*next);
+            span.log_time = span.log_time.max(record.appended_at);
+        }
+        span
     }
-    (positions, log_time)
 }
 
 /// Applies batches of one word.
@@ -99,22 +128,23 @@ pub(crate) struct Applier<W> {
     pub(crate) stop: CancellationToken,
     /// What was told of records that come now.
     pub(crate) memory: Memory,
+    /// Partitions of which the database has a row in `applied_offsets`, as far as this worker has seen.
+    pub(crate) known: BTreeSet<i32>,
 }
 
 impl<W: Word> Applier<W> {
-    /// Applies a batch. None: the worker is told to stop and the batch has not gone through.
+    /// Applies a batch.
     ///
     /// # Errors
     /// Fatal ones.
-    pub(crate) async fn apply(&mut self, records: Vec<Record>) -> anyhow::Result<Option<Done>> {
-        let (mut positions, log_time) = positions(&records);
-        let causes_applied = self.causes_applied().await;
-        let (readable, dead_letters) = read::<W::Command>(records, |id| self.memory.told(id, causes_applied));
+    pub(crate) async fn apply(&mut self, records: Vec<Record>) -> anyhow::Result<Applied> {
+        let mut span = Span::of(&records);
+        let (readable, dead_letters) = read::<W>(records, &self.memory);
         let mut done = Done { dead_letters, ..Done::default() };
         let mut parts = vec![readable];
         // The whole batch first, halves only when the data asks for it; the last part moves the applied offsets.
         while let Some(mut part) = parts.pop() {
-            let advance = parts.is_empty().then_some((&positions, log_time));
+            let advance = parts.is_empty().then_some(&span);
             match self.apply_part(&part, advance).await? {
                 Part::Applied(applied) => done.extend(applied),
                 Part::Split => {
@@ -130,41 +160,19 @@ impl<W: Word> Applier<W> {
                 }
                 Part::Waits(waiting) => {
                     parts.push(part);
-                    let behind =
-                        |record: &Record| waiting.get(&record.partition).is_some_and(|at| record.offset >= *at);
-                    for part in &mut parts {
-                        part.retain(|read| !behind(&read.record));
-                    }
-                    done.dead_letters.retain(|letter| !behind(&letter.record));
-                    for (partition, at) in &waiting {
-                        positions.insert(*partition, *at);
-                    }
-                    done.waiting.extend(waiting);
+                    done.set_aside(&mut parts, &waiting);
+                    span.next.extend(waiting);
                 }
-                Part::Stopped => return Ok(None),
+                Part::Stopped => return Ok(Applied::Stopped),
+                Part::WentBack => return Ok(Applied::WentBack),
             }
         }
-        self.memory.pass(&positions);
-        done.positions = positions;
-        Ok(Some(done))
+        self.known.extend(span.next.keys());
+        done.positions = span.next;
+        Ok(Applied::Done(done))
     }
 
-    /// Whether other words have applied all that was in their logs when it was read back what was told.
-    async fn causes_applied(&self) -> bool {
-        for (topic, ends) in self.memory.causes() {
-            let Ok(applied) = store::applied(&self.pool, topic).await else { return false };
-            if ends.iter().any(|(partition, end)| applied.get(partition).copied().unwrap_or_default() < *end) {
-                return false;
-            }
-        }
-        true
-    }
-
-    async fn apply_part(
-        &mut self,
-        part: &[Read<W::Command>],
-        advance: Option<(&Positions, DateTime<Utc>)>,
-    ) -> anyhow::Result<Part> {
+    async fn apply_part(&mut self, part: &[Read<W::Command>], advance: Option<&Span>) -> anyhow::Result<Part> {
         let (mut wait, mut alone_before) = (RETRY_FIRST, false);
         loop {
             let began = Instant::now();
@@ -193,11 +201,7 @@ impl<W: Word> Applier<W> {
         }
     }
 
-    async fn transact(
-        &mut self,
-        part: &[Read<W::Command>],
-        advance: Option<(&Positions, DateTime<Utc>)>,
-    ) -> Result<Part, sqlx::Error> {
+    async fn transact(&mut self, part: &[Read<W::Command>], advance: Option<&Span>) -> Result<Part, sqlx::Error> {
         let ids: Vec<Uuid> = part.iter().map(|read| read.logged.command.request_id().0).collect();
         let mut transaction = self.pool.begin().await?;
         let (now, known) = store::known_outcomes(&mut transaction, &ids).await?;
@@ -227,13 +231,22 @@ impl<W: Word> Applier<W> {
             store::insert_outcomes(&mut transaction, &new).await?;
             outcomes.extend(new.into_iter().map(|result| (result.request_id, result)));
         }
-        if let Some((positions, log_time)) = advance {
-            store::advance(&mut transaction, W::TOPIC, positions, log_time).await?;
+        if let Some(span) = advance
+            && !self.advance(&mut transaction, span).await?
+        {
+            return Ok(Part::WentBack);
         }
         transaction.commit().await?;
         count(&outcomes, repeats);
         done.results = tell(part, outcomes);
         Ok(Part::Applied(done))
+    }
+
+    /// Moves the applied offsets. False: they are not where the batch begins, so something is missing before it.
+    async fn advance(&self, transaction: &mut PgConnection, span: &Span) -> Result<bool, sqlx::Error> {
+        let moved = store::advance(transaction, W::TOPIC, &span.first, &span.next, span.log_time).await?;
+        let is_new = |(partition, new): &(i32, bool)| *new && self.known.contains(partition);
+        Ok(moved.len() == span.next.len() && !moved.iter().any(is_new))
     }
 
     /// Lets the word decide what is new. The outcomes to be stored; or where those records are that wait.
@@ -282,6 +295,7 @@ enum Part {
     Refused(String),
     Waits(Positions),
     Stopped,
+    WentBack,
 }
 
 /// The result of a command that ended here.
@@ -311,6 +325,7 @@ fn result<C: Command>(logged: &Logged<C>, outcome: Outcome, topic: &str, now: Da
         result,
         problem,
         source: Source { topic: topic.to_owned(), partition: logged.partition, offset: logged.offset },
+        began: origin.and_then(|origin| origin.source.clone()),
         request_hash: command.request_hash().map(str::to_owned),
         submitted_at: origin.map_or(logged.asked_at, |origin| origin.submitted_at),
         finished_at: now,

@@ -5,6 +5,7 @@
 //! between, a record is read again rather than lost, and has its effect once. What was told before the database was restored from a
 //! backup is read back (`recall`), and stays.
 
+mod aside;
 mod batch;
 mod consume;
 mod dead_letters;
@@ -13,6 +14,7 @@ mod publish;
 mod recall;
 pub mod settings;
 mod store;
+mod takeover;
 pub mod word;
 mod worker;
 

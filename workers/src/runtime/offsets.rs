@@ -24,12 +24,13 @@ pub(crate) fn starting_offset(committed: Option<i64>, applied: Option<i64>) -> O
     applied.map(|applied| committed.map_or(applied, |committed| committed.min(applied)))
 }
 
-/// Takes over `partitions` at their starting offsets and commits these, so that tools see the lag. Blocks.
-pub(crate) fn take_over(
+/// Where to start in each partition, which is nowhere before the log's beginning. Blocks.
+pub(crate) fn starts(
     consumer: &BaseConsumer<Reports>,
     topic: &str,
     partitions: &[i32],
     applied: &Positions,
+    beginnings: &Positions,
 ) -> KafkaResult<Positions> {
     let mut asked = TopicPartitionList::new();
     for partition in partitions {
@@ -42,32 +43,35 @@ pub(crate) fn take_over(
             Offset::Offset(offset) => Some(offset),
             _ => None,
         });
-        let start = match starting_offset(committed, applied.get(partition).copied()) {
-            Some(offset) => offset,
-            None => consumer.fetch_watermarks(topic, *partition, BROKER_WAIT_MAX)?.0,
-        };
-        starts.insert(*partition, start);
-    }
-    let list = list(topic, &starts)?;
-    consumer.incremental_assign(&list)?;
-    if !starts.is_empty() {
-        consumer.commit(&list, CommitMode::Sync)?;
+        let beginning = beginnings.get(partition).copied().unwrap_or_default();
+        let start = starting_offset(committed, applied.get(partition).copied()).unwrap_or(beginning);
+        starts.insert(*partition, start.max(beginning));
     }
     Ok(starts)
 }
 
-/// Goes back to these offsets. Blocks.
-pub(crate) fn go_back(consumer: &BaseConsumer<Reports>, topic: &str, positions: &Positions) -> KafkaResult<()> {
-    let sought = consumer.seek_partitions(list(topic, positions)?, BROKER_WAIT_MAX)?;
-    sought.elements().iter().try_for_each(TopicPartitionListElem::error)
+/// Takes partitions over at `starts`, those that this worker has already, too; and commits these, so that tools see the lag. Blocks.
+pub(crate) fn take_over(consumer: &BaseConsumer<Reports>, topic: &str, starts: &Positions) -> KafkaResult<()> {
+    let assignment = consumer.assignment()?;
+    let (old, new): (Positions, Positions) =
+        starts.iter().partition(|(partition, _)| assignment.find_partition(topic, **partition).is_some());
+    if !new.is_empty() {
+        consumer.incremental_assign(&list(topic, &new)?)?;
+    }
+    if !old.is_empty() {
+        seek(consumer, topic, &old)?;
+    }
+    if let Err(error) = consumer.commit(&list(topic, starts)?, CommitMode::Sync) {
+        // The next commit of each partition says the same and more.
+        tracing::debug!(%error, "the starting offsets are not committed yet");
+    }
+    Ok(())
 }
 
-/// How many partitions the topic has. Blocks.
-pub(crate) fn partitions_of(consumer: &BaseConsumer<Reports>, topic: &str) -> anyhow::Result<i32> {
-    let metadata = consumer.fetch_metadata(Some(topic), BROKER_WAIT_MAX)?;
-    let partitions = metadata.topics().first().map_or(0, |found| found.partitions().len());
-    anyhow::ensure!(partitions > 0, "the topic {topic} does not exist yet; run `setup`");
-    Ok(i32::try_from(partitions)?)
+/// Reads on from these offsets. Blocks.
+pub(crate) fn seek(consumer: &BaseConsumer<Reports>, topic: &str, positions: &Positions) -> KafkaResult<()> {
+    let sought = consumer.seek_partitions(list(topic, positions)?, BROKER_WAIT_MAX)?;
+    sought.elements().iter().try_for_each(TopicPartitionListElem::error)
 }
 
 /// Hands partitions back to the group.

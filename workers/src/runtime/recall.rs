@@ -1,10 +1,9 @@
-//! What was told, read back from the results topic, when the log has gone further than the database: it was restored from a backup, or
-//! never came to commit what it was about to.
+//! What was told, read back from the results topic, when that has gone further than the database: it was restored from a backup.
 //!
-//! Whether that is so is not remembered anywhere, but seen at each assignment: results of records that the database has not applied.
-//! In an ordinary backlog nobody was told anything yet, and nothing is found.
+//! Whether that is so is not remembered anywhere, but seen whenever partitions are taken over: there are results of records that the
+//! database has not applied. In an ordinary backlog nobody was told anything yet, and nothing is found.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,16 +11,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use common::config::KafkaConfig;
 use common::ids::{RequestId, TokenId};
 use common::kafka::consumer::reader_config;
-use common::messages::results::{RequestResult, ResultRecord};
+use common::messages::results::{RequestResult, ResultRecord, TokenEvent};
 use common::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::offsets::Positions;
-use super::word::{Fate, Told, Word};
+use super::word::{Cause, Fate, Told, Word};
 
 /// What was told is kept in memory until it is applied: so much of it at most.
 const RECALLED_BYTES_MAX: usize = 2 << 30;
@@ -31,135 +31,188 @@ const SKEW_MAX: TimeDelta = TimeDelta::seconds(5);
 const POLL: Duration = Duration::from_millis(100);
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
+/// How far the database is, in a word's own topic and in the one where its causes are.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Applied {
+    pub(crate) own: Positions,
+    pub(crate) causes: Positions,
+    /// When the last record was appended that it knows of any topic.
+    pub(crate) log_time: Option<DateTime<Utc>>,
+}
+
+impl Applied {
+    fn knows_own(&self, partition: i32, offset: i64) -> bool {
+        self.own.get(&partition).is_some_and(|next| offset < *next)
+    }
+
+    fn knows_cause(&self, partition: i32, offset: i64) -> bool {
+        self.causes.get(&partition).is_some_and(|next| offset < *next)
+    }
+}
+
 /// What was told of records that the database does not know.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     told: HashMap<RequestId, RequestResult>,
     fates: HashMap<TokenId, Fate>,
-    /// Where the log of each partition ended when this was read: behind that, nothing was told.
+    /// Where the records are that the causes' word was asked with and has told of, by request.
+    places: HashMap<RequestId, (i32, i64)>,
+    /// Behind the last record of each partition that was told of: of this word, whoever owns it, and of the causes' word.
     until: Positions,
-    /// Where the logs of the words ended in which a cause may be.
-    causes: Vec<(&'static str, Positions)>,
+    causes_until: Positions,
+    applied: Applied,
 }
 
 impl Memory {
-    /// What was told of a request. `causes_applied`: no cause of it can still come.
-    pub(crate) fn told(&self, id: RequestId, causes_applied: bool) -> Option<Box<Told>> {
-        let result = self.told.get(&id)?.clone();
-        let fate = self.fates.get(&TokenId::from(id)).copied().unwrap_or_default();
-        Some(Box::new(Told { result, fate, causes_applied }))
+    /// Something was told that the database does not know yet.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.until.is_empty() || !self.causes_until.is_empty()
     }
 
-    /// Where the logs ended in which a cause may be.
-    pub(crate) fn causes(&self) -> &[(&'static str, Positions)] {
-        &self.causes
+    /// Nothing is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.told.is_empty() && self.fates.is_empty() && !self.is_active()
     }
 
-    pub(crate) fn extend(&mut self, other: Self) {
-        self.told.extend(other.told);
-        self.fates.extend(other.fates);
-        self.until.extend(other.until);
-        self.causes.extend(other.causes);
+    /// Takes notice of how far the database has come.
+    pub(crate) fn note(&mut self, applied: Applied) {
+        self.until.retain(|partition, until| !applied.knows_own(*partition, *until - 1));
+        self.causes_until.retain(|partition, until| !applied.knows_cause(*partition, *until - 1));
+        self.applied = applied;
     }
 
-    /// The log is applied up to `positions`.
-    pub(crate) fn pass(&mut self, positions: &Positions) {
-        self.until.retain(|partition, until| positions.get(partition).is_none_or(|next| next < until));
-        self.rest();
-    }
-
-    /// These partitions are another's now.
-    pub(crate) fn leave(&mut self, partitions: &[i32]) {
-        self.until.retain(|partition, _| !partitions.contains(partition));
-        self.rest();
-    }
-
-    fn rest(&mut self) {
-        if self.until.is_empty() && !self.told.is_empty() {
+    /// The database knows all that was told.
+    pub(crate) fn forget(&mut self) {
+        if !self.told.is_empty() {
             tracing::info!(outcomes = self.told.len(), "the database has caught up with what was told");
-            *self = Self::default();
+        }
+        *self = Self::default();
+    }
+
+    /// What was told of a request.
+    pub(crate) fn told(&self, id: RequestId) -> Option<Box<Told>> {
+        let result = self.told.get(&id)?.clone();
+        Some(Box::new(Told { result, fate: self.fates.get(&TokenId::from(id)).copied() }))
+    }
+
+    /// What became of queue tokens.
+    pub(crate) fn fates(&self) -> &HashMap<TokenId, Fate> {
+        &self.fates
+    }
+
+    /// Whether a cause was told of, or is named by the record itself, and is not applied yet.
+    pub(crate) fn is_pending(&self, cause: &Cause<'_>) -> bool {
+        match cause {
+            Cause::None => false,
+            Cause::Any => !self.causes_until.is_empty(),
+            Cause::Request(id, source) => {
+                let named = source.map(|source| (source.partition, source.offset));
+                let place = named.or_else(|| self.places.get(id).copied());
+                place.is_some_and(|(partition, offset)| !self.applied.knows_cause(partition, offset))
+            }
         }
     }
 
-    fn note(&mut self, fate_of: TokenId, note: impl FnOnce(&mut Fate)) {
-        note(self.fates.entry(fate_of).or_default());
+    fn take<W: Word>(&mut self, result: RequestResult, applied: &Applied) {
+        let source = &result.source;
+        let (partition, offset) = (source.partition, source.offset);
+        if Some(source.topic.as_str()) == W::CAUSES && !applied.knows_cause(partition, offset) {
+            self.places.insert(result.request_id, (partition, offset));
+            let until = self.causes_until.entry(partition).or_default();
+            *until = (offset + 1).max(*until);
+        }
+        let here = [Some(source), result.began.as_ref()].into_iter().flatten().find(|record| record.topic == W::TOPIC);
+        if let Some(here) = here.filter(|here| !applied.knows_own(here.partition, here.offset)) {
+            let until = self.until.entry(here.partition).or_default();
+            *until = (here.offset + 1).max(*until);
+            // What was told first is what was told; a repeat says the same.
+            self.told.entry(result.request_id).or_insert(result);
+        }
+    }
+
+    fn note_token(&mut self, event: &TokenEvent, note: impl FnOnce(&mut Fate)) {
+        let Some(seq) = event.seq else { return };
+        let (concert_id, user_id) = (event.concert_id, event.user_id);
+        let new = Fate { concert_id, user_id, seq, admitted: None, ended_at: None };
+        note(self.fates.entry(event.token_id).or_insert(new));
     }
 }
 
 /// More was told than can be kept in memory.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "more than {} MiB were told since the backup; restore a younger one",
-    RECALLED_BYTES_MAX >> 20
-)]
+#[error("more than {} MiB were told since the backup; restore a younger one", RECALLED_BYTES_MAX >> 20)]
 pub(crate) struct TooMuch;
 
-/// Reads what was told of the records from `unapplied` (the first offset of each partition) on. Blocks.
-pub(crate) fn recall<W: Word>(
-    kafka: &KafkaConfig,
-    unapplied: &Positions,
-    stop: &CancellationToken,
-) -> anyhow::Result<Memory> {
-    let reader = Reader {
-        consumer: reader_config(kafka, &format!("{}-recall", W::WORKER)).create().context("the Kafka settings")?,
-        stop,
-    };
-    let (mut behind, mut until) = (Positions::new(), Positions::new());
-    for (partition, next) in unapplied {
-        let (low, high) = reader.consumer.fetch_watermarks(W::TOPIC, *partition, BROKER_WAIT_MAX)?;
-        if (*next).max(low) < high {
-            behind.insert(*partition, (*next).max(low));
-            until.insert(*partition, high);
-        }
+/// Reads what was told of records that are not `applied`. Blocks.
+pub(crate) fn recall<W: Word>(reader: &Reader<'_>, applied: Applied) -> anyhow::Result<Memory> {
+    let mut since = reader.first_unapplied::<W>(&applied)?;
+    if W::READS_TOKEN_EVENTS {
+        // Tokens are admitted and end without a record of their topic.
+        since = since.into_iter().chain(applied.log_time).min();
     }
-    if behind.is_empty() {
-        return Ok(Memory::default());
+    let Some(since) = since else { return Ok(Memory::default()) };
+    let mut memory = reader.told_since::<W>(since, &applied)?;
+    memory.applied = applied;
+    if memory.is_active() {
+        tracing::warn!(
+            outcomes = memory.told.len(),
+            %since,
+            "the database is behind what was told; it is caught up by the log, and what was told stays"
+        );
     }
-    let Some(since) = reader.first_append_time(W::TOPIC, &behind)? else { return Ok(Memory::default()) };
-    let mut memory = reader.told_since::<W>(since, &behind)?;
-    if memory.told.is_empty() {
-        return Ok(Memory::default());
-    }
-    for topic in W::CAUSES {
-        memory.causes.push((topic, reader.ends(topic)?));
-    }
-    memory.until = until;
-    tracing::warn!(
-        outcomes = memory.told.len(),
-        %since,
-        "the database is behind what was told; it is caught up by the log, and what was told stays"
-    );
     Ok(memory)
 }
 
-struct Reader<'a> {
+/// Reads any topic, on a connection of its own: on the group's, each question would wait behind the fetch that waits for records.
+pub(crate) struct Reader<'a> {
     consumer: BaseConsumer<DefaultConsumerContext>,
     stop: &'a CancellationToken,
 }
 
-impl Reader<'_> {
-    fn ends(&self, topic: &str) -> anyhow::Result<Positions> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), BROKER_WAIT_MAX)?;
-        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
-        partitions
-            .map(|found| Ok((found.id(), self.consumer.fetch_watermarks(topic, found.id(), BROKER_WAIT_MAX)?.1)))
-            .collect()
+impl<'a> Reader<'a> {
+    pub(crate) fn open<W: Word>(kafka: &KafkaConfig, stop: &'a CancellationToken) -> anyhow::Result<Self> {
+        let consumer = reader_config(kafka, &format!("{}-recall", W::WORKER)).create().context("the Kafka settings")?;
+        Ok(Self { consumer, stop })
     }
 
-    /// When the first of these records was appended; outcomes of all of them were told after that.
-    fn first_append_time(&self, topic: &str, from: &Positions) -> anyhow::Result<Option<DateTime<Utc>>> {
-        let mut first: Option<i64> = None;
-        let until = from.iter().map(|(partition, offset)| (*partition, offset + 1)).collect();
-        self.read(topic, from, &until, |message| {
-            let at = message.timestamp().to_millis();
-            first = first.min(at).or(first).or(at);
+    /// The first offset of each partition, and the one behind the last.
+    pub(crate) fn watermarks(&self, topic: &str) -> anyhow::Result<BTreeMap<i32, (i64, i64)>> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), BROKER_WAIT_MAX)?;
+        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        let found: BTreeMap<_, _> = partitions
+            .map(|found| Ok((found.id(), self.consumer.fetch_watermarks(topic, found.id(), BROKER_WAIT_MAX)?)))
+            .collect::<Result<_, KafkaError>>()?;
+        anyhow::ensure!(!found.is_empty(), "the topic {topic} does not exist yet; run `setup`");
+        Ok(found)
+    }
+
+    /// When the first record was appended that is not applied, here or where the causes are; all outcomes that the database does not
+    /// know were told after that.
+    fn first_unapplied<W: Word>(&self, applied: &Applied) -> anyhow::Result<Option<DateTime<Utc>>> {
+        let own = self.first_append_time(W::TOPIC, &applied.own)?;
+        let causes = W::CAUSES.map(|topic| self.first_append_time(topic, &applied.causes)).transpose()?.flatten();
+        Ok(own.into_iter().chain(causes).min())
+    }
+
+    fn first_append_time(&self, topic: &str, applied: &Positions) -> anyhow::Result<Option<DateTime<Utc>>> {
+        let (mut from, mut until, mut first) = (Positions::new(), Positions::new(), None);
+        for (partition, (low, high)) in self.watermarks(topic)? {
+            let next = applied.get(&partition).copied().unwrap_or_default().max(low);
+            if next < high {
+                from.insert(partition, next);
+                until.insert(partition, next + 1);
+            }
+        }
+        self.read(topic, &from, &until, |message| {
+            first = first.into_iter().chain(message.timestamp().to_millis()).min();
             Ok(())
         })?;
         Ok(first.and_then(DateTime::from_timestamp_millis))
     }
 
-    fn told_since<W: Word>(&self, since: DateTime<Utc>, behind: &Positions) -> anyhow::Result<Memory> {
-        let (ends, from_ms) = (self.ends(topics::RESULTS)?, (since - SKEW_MAX).timestamp_millis());
+    fn told_since<W: Word>(&self, since: DateTime<Utc>, applied: &Applied) -> anyhow::Result<Memory> {
+        let ends: Positions = self.watermarks(topics::RESULTS)?.into_iter().map(|(id, (_, high))| (id, high)).collect();
+        let from_ms = (since - SKEW_MAX).timestamp_millis();
         let mut asked = TopicPartitionList::new();
         for partition in ends.keys() {
             asked.add_partition_offset(topics::RESULTS, *partition, Offset::Offset(from_ms))?;
@@ -174,24 +227,22 @@ impl Reader<'_> {
         let (mut memory, mut bytes) = (Memory::default(), 0);
         self.read(topics::RESULTS, &from, &ends, |message| {
             let Some(value) = message.payload() else { return Ok(()) };
+            let kept = memory.told.len() + memory.places.len();
             match ResultRecord::read(value) {
-                Ok(ResultRecord::Request(result)) if concerns::<W>(&result, behind) => {
-                    bytes += value.len();
-                    if bytes > RECALLED_BYTES_MAX {
-                        return Err(TooMuch.into());
-                    }
-                    // What was told first is what was told; a repeat says the same.
-                    memory.told.entry(result.request_id).or_insert(result);
+                Ok(ResultRecord::Request(result)) => memory.take::<W>(result, applied),
+                Ok(ResultRecord::TokenAdmitted(event)) if W::READS_TOKEN_EVENTS => {
+                    let admitted = event.expires_at.map(|end| (event.at, end));
+                    memory.note_token(&event, |fate| fate.admitted = admitted);
                 }
-                Ok(ResultRecord::TokenAdmitted(event)) if W::TOPIC == topics::TOKENS => {
-                    memory.note(event.token_id, |fate| fate.admitted = event.expires_at.map(|end| (event.at, end)));
-                }
-                Ok(ResultRecord::TokenExpired(event)) if W::TOPIC == topics::TOKENS => {
-                    memory.note(event.token_id, |fate| fate.ended_at = Some(event.at));
+                Ok(ResultRecord::TokenExpired(event)) if W::READS_TOKEN_EVENTS => {
+                    memory.note_token(&event, |fate| fate.ended_at = Some(event.at));
                 }
                 _ => {}
             }
-            Ok(())
+            if memory.told.len() + memory.places.len() > kept {
+                bytes += value.len();
+            }
+            if bytes > RECALLED_BYTES_MAX { Err(TooMuch.into()) } else { Ok(()) }
         })?;
         Ok(memory)
     }
@@ -232,13 +283,4 @@ impl Reader<'_> {
         }
         Ok(self.consumer.unassign()?)
     }
-}
-
-/// Whether the outcome is one of a record that this word has yet to apply.
-fn concerns<W: Word>(result: &RequestResult, behind: &Positions) -> bool {
-    let source = &result.source;
-    if source.topic == W::TOPIC {
-        return behind.get(&source.partition).is_some_and(|from| source.offset >= *from);
-    }
-    W::begins(&result.kind)
 }

@@ -41,6 +41,7 @@ pub(crate) async fn known_outcomes(
             result,
             problem,
             source: Source { topic: row.topic?, partition: row.partition?, offset: row.offset? },
+            began: None,
             request_hash: row.request_hash,
             submitted_at: row.submitted_at?,
             finished_at: row.finished_at?,
@@ -95,29 +96,37 @@ pub(crate) async fn insert_outcomes(
     Ok(())
 }
 
-/// Moves `applied_offsets` forward; never back, so a replay changes no row.
+/// Moves `applied_offsets` forward; never back, so a replay changes no row, and only from where the batch begins or behind that: what
+/// comes before has to be applied. The partitions that were moved or had not to be, and whether there was no row.
 pub(crate) async fn advance(
     transaction: &mut PgConnection,
     topic: &str,
-    positions: &Positions,
+    first: &Positions,
+    next: &Positions,
     log_time: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let partitions: Vec<i32> = positions.keys().copied().collect();
-    let offsets: Vec<i64> = positions.values().copied().collect();
-    sqlx::query!(
-        "INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
-         SELECT $1, partition, next_offset, $4 FROM UNNEST($2::integer[], $3::bigint[]) AS t (partition, next_offset)
-         ORDER BY partition
-         ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, log_time = excluded.log_time
-         WHERE excluded.next_offset > a.next_offset",
+) -> Result<Vec<(i32, bool)>, sqlx::Error> {
+    let partitions: Vec<i32> = next.keys().copied().collect();
+    let offsets: Vec<i64> = next.values().copied().collect();
+    let firsts: Vec<i64> =
+        partitions.iter().map(|partition| first.get(partition).copied().unwrap_or_default()).collect();
+    let moved = sqlx::query!(
+        r#"WITH t AS (SELECT * FROM UNNEST($2::integer[], $3::bigint[], $5::bigint[]) AS t (partition, next_offset, first))
+           INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
+           SELECT $1, partition, next_offset, $4 FROM t ORDER BY partition
+           ON CONFLICT (topic, partition) DO UPDATE
+           SET next_offset = greatest(a.next_offset, excluded.next_offset),
+               log_time = CASE WHEN excluded.next_offset > a.next_offset THEN excluded.log_time ELSE a.log_time END
+           WHERE a.next_offset >= (SELECT t.first FROM t WHERE t.partition = a.partition)
+           RETURNING a.partition, (a.xmax = 0) AS "new!""#,
         topic,
         &partitions,
         &offsets,
-        log_time
+        log_time,
+        &firsts
     )
-    .execute(transaction)
+    .fetch_all(transaction)
     .await?;
-    Ok(())
+    Ok(moved.into_iter().map(|row| (row.partition, row.new)).collect())
 }
 
 /// Deletes at most `limit` outcomes of the topic that are older than `kept_hours`; returns how many.
@@ -141,4 +150,9 @@ pub(crate) async fn applied(pool: &PgPool, topic: &str) -> Result<Positions, sql
         .fetch_all(pool)
         .await?;
     Ok(rows.into_iter().map(|row| (row.partition, row.next_offset)).collect())
+}
+
+/// When the last record of any topic was appended that is applied.
+pub(crate) async fn last_log_time(pool: &PgPool) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar!("SELECT max(log_time) FROM applied_offsets").fetch_one(pool).await
 }

@@ -1,12 +1,13 @@
 //! What a word (tokens, reservations, payments) gives the runtime, and what it gets.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use common::ids::{ConcertId, RequestId};
+use common::ids::{ConcertId, RequestId, TokenId, UserId};
 use common::kafka::headers;
-use common::messages::results::{RequestResult, RequestStatus, ResultRecord, TokenEvent};
+use common::messages::results::{RequestResult, RequestStatus, ResultRecord, Source, TokenEvent};
 use common::messages::{self, Command, Message};
 use common::problems::Problem;
 use common::topics;
@@ -31,6 +32,19 @@ pub struct Logged<C> {
     pub traceparent: Option<String>,
     /// What was told of it, if the database has forgotten that: it was restored from a backup.
     pub told: Option<Box<Told>>,
+    /// Its cause ([`Word::cause`]) is known to be in another topic, and not applied yet.
+    pub cause_pending: bool,
+}
+
+/// What a command of another word must have had its effect before this one has its own.
+#[derive(Debug, Clone, Copy)]
+pub enum Cause<'a> {
+    /// Nothing.
+    None,
+    /// Some command: nobody knows which.
+    Any,
+    /// The request with this id; its record, if this one names it.
+    Request(RequestId, Option<&'a Source>),
 }
 
 /// An outcome that was told, and has to stay: the command is to be applied so that it comes out again.
@@ -38,10 +52,8 @@ pub struct Logged<C> {
 pub struct Told {
     /// The outcome.
     pub result: RequestResult,
-    /// If it made a queue token: what became of that.
-    pub fate: Fate,
-    /// All is applied that other words had in their logs, so a cause that is missing does not come any more.
-    pub causes_applied: bool,
+    /// If it made a queue token, and something became of that.
+    pub fate: Option<Fate>,
 }
 
 impl Told {
@@ -54,16 +66,17 @@ impl Told {
     pub fn body<T: DeserializeOwned>(&self) -> Option<T> {
         self.result.body().and_then(|body| serde_json::from_str(body.get()).ok())
     }
-
-    /// It cannot be applied: its cause is yet to come, or `lacks` for ever.
-    pub fn without_cause(&self, lacks: impl Into<String>) -> Outcome {
-        if self.causes_applied { Outcome::Lacks(lacks.into()) } else { Outcome::Waits }
-    }
 }
 
 /// What became of a queue token since it was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fate {
+    /// Its concert.
+    pub concert_id: ConcertId,
+    /// Its buyer.
+    pub user_id: UserId,
+    /// Its place among the joins.
+    pub seq: i64,
     /// When it was admitted, and until when.
     pub admitted: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// When it ended.
@@ -97,7 +110,7 @@ pub enum Outcome {
     Continued,
     /// Of a command with a [`Told`]: its effect is there again, and what was told is its outcome.
     AsTold,
-    /// Of a command with a [`Told`]: its cause, in another topic, is not applied yet. Nothing has changed.
+    /// Of a command with a pending cause: it is to be tried again. Nothing has changed.
     Waits,
     /// Of a command with a [`Told`]: what it needs is not in the database and does not come. The record is a dead letter.
     Lacks(String),
@@ -201,13 +214,30 @@ pub trait Word: Send + 'static {
     const WORKER: &'static str;
     /// How often [`Word::tick`] is called; None: never.
     const TICK: Option<Duration>;
-    /// The topics of other words in which the causes of an outcome may be.
-    const CAUSES: &'static [&'static str];
+    /// The topic of another word in which causes of its commands may be.
+    const CAUSES: Option<&'static str>;
+    /// Whether [`Word::tokens_told`] wants to know what became of queue tokens.
+    const READS_TOKEN_EVENTS: bool = false;
 
-    /// Whether requests of this kind begin here and end in another topic.
-    fn begins(kind: &str) -> bool {
-        let _ = kind;
-        false
+    /// What has to be applied before this command.
+    fn cause<'a>(command: &'a Self::Command, told: Option<&Told>) -> Cause<'a> {
+        let _ = (command, told);
+        Cause::None
+    }
+
+    /// What was told to have become of queue tokens, after the database may have been restored: before anything else, and `at_last`,
+    /// when all records that were told of are applied.
+    ///
+    /// # Errors
+    /// Whatever the database says; it is called again.
+    fn tokens_told(
+        &mut self,
+        pool: &PgPool,
+        fates: &HashMap<TokenId, Fate>,
+        at_last: bool,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send {
+        let _ = (pool, fates, at_last);
+        async { Ok(()) }
     }
 
     /// Whether an outcome that was told has effects. One that has none is stored as told, without asking the word.
@@ -227,7 +257,7 @@ pub trait Word: Send + 'static {
         batch: &[&Logged<Self::Command>],
     ) -> impl Future<Output = Result<Applied, sqlx::Error>> + Send;
 
-    /// What is to be done from time to time, between batches. `owns` tells whether this worker reads the partition of a key.
+    /// What is to be done from time to time, between batches, but not while the database is behind what was told. `owns` tells whether this worker reads the partition of a key.
     ///
     /// # Errors
     /// Whatever the database says; the next tick tries again.

@@ -2,28 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use common::config::KafkaConfig;
 use common::kafka::producer::{Patience, Producer};
 use common::{database, lifecycle, telemetry, topics};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::BaseConsumer;
 use sqlx::PgPool;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Applier, event_records};
+use super::aside::Aside;
+use super::batch::{Applied, Applier, event_records};
 use super::consume::{Fed, Feed, Record, Reports};
 use super::dead_letters::{Limit, Office};
 use super::offsets::Positions;
 use super::publish::{Publisher, Sender, Told};
-use super::recall::{self, Memory, TooMuch};
+use super::recall::Memory;
 use super::settings::WorkerSettings;
+use super::store;
 use super::word::Word;
-use super::{offsets, store};
 
 /// One connection applies, one ticks, one answers `/readyz`.
 const CONNECTIONS: u32 = 3;
@@ -34,10 +35,10 @@ const PURGE_EVERY: Duration = Duration::from_mins(1);
 const PURGE_ROWS_MAX: i64 = 10_000;
 /// How long publishing may take to end after the worker.
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How long to wait before asking again, while the database or the broker is away at an assignment.
-const ASSIGN_RETRY: Duration = Duration::from_millis(200);
-/// How long to wait before looking again whether the cause of a record is applied, when there is nothing else to do.
-const CAUSE_WAIT: Duration = Duration::from_millis(50);
+/// How long to wait before looking again whether the cause of a record is applied.
+const CAUSE_WAIT: Duration = Duration::from_millis(20);
+/// How often to look whether the database still knows what it was told, when no record asks.
+const LOOK_BACK_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs a worker until it is told to stop.
 ///
@@ -55,21 +56,26 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
     let sender = Sender::new(producer, W::WORKER);
     let (publisher, publishing) =
         Publisher::start(sender.clone(), feed.consumer.clone(), W::TOPIC, settings.offset_commit_interval());
+    let oldest = Arc::new(Oldest::default());
     let worker = Worker {
-        applier: Applier { word, pool, stop: stop.clone(), memory: Memory::default() },
+        applier: Applier { word, pool, stop: stop.clone(), memory: Memory::default(), known: BTreeSet::new() },
         consumer: feed.consumer.clone(),
         publisher,
         sender,
         office: Office::new(W::TOPIC, W::GROUP),
         limit: Limit::default(),
         owned: BTreeSet::new(),
-        went_back: Positions::new(),
+        next: Positions::new(),
+        applied_here: Positions::new(),
+        aside: Aside::default(),
+        oldest: oldest.clone(),
         kafka: settings.kafka,
         partitions: None,
         assigned,
         batch_max: usize::from(settings.batch_records_max),
         requests_kept_hours: settings.requests_kept_hours,
     };
+    tokio::spawn(oldest.clone().tell());
     tracing::info!(worker = W::WORKER, topic = W::TOPIC, "started");
     supervise(worker, feed, publishing, stop).await
 }
@@ -123,20 +129,25 @@ fn readiness(pool: PgPool, assigned: Arc<AtomicBool>) -> lifecycle::Readiness {
     })
 }
 
-struct Worker<W> {
-    applier: Applier<W>,
-    consumer: Arc<BaseConsumer<Reports>>,
-    publisher: Publisher,
+pub(super) struct Worker<W> {
+    pub(super) applier: Applier<W>,
+    pub(super) consumer: Arc<BaseConsumer<Reports>>,
+    pub(super) publisher: Publisher,
     sender: Sender,
     office: Office,
     limit: Limit,
-    owned: BTreeSet<i32>,
-    /// Partitions whose next record is this one: what still comes from behind it was read too early.
-    went_back: Positions,
-    kafka: KafkaConfig,
+    pub(super) owned: BTreeSet<i32>,
+    /// Partitions that are read again from here on: what comes until then was read before.
+    pub(super) next: Positions,
+    /// How far this worker has applied its partitions.
+    pub(super) applied_here: Positions,
+    /// Records whose causes are not applied yet.
+    pub(super) aside: Aside,
+    oldest: Arc<Oldest>,
+    pub(super) kafka: KafkaConfig,
     /// Partitions of the topic, once they are known.
-    partitions: Option<i32>,
-    assigned: Arc<AtomicBool>,
+    pub(super) partitions: Option<i32>,
+    pub(super) assigned: Arc<AtomicBool>,
     batch_max: usize,
     requests_kept_hours: u32,
 }
@@ -149,12 +160,18 @@ impl<W: Word> Worker<W> {
         }
         let mut purges = tokio::time::interval(PURGE_EVERY);
         purges.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK_BACK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut retries = tokio::time::interval(CAUSE_WAIT);
+        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !stop.is_cancelled() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
                 () = next_tick(&mut ticks) => self.tick().await?,
                 _ = purges.tick() => self.purge().await,
+                _ = looks.tick() => self.look_back().await?,
+                _ = retries.tick(), if !self.aside.is_empty() => self.try_again().await?,
                 next = feed.fed.recv() => match next {
                     Some(first) => self.work_off(first, feed).await?,
                     None => bail!("the consumer has ended"),
@@ -178,9 +195,10 @@ impl<W: Word> Worker<W> {
             }
             next = feed.fed.try_recv().ok();
         };
-        if !records.is_empty() {
-            self.apply(records).await?;
-        }
+        // A partition that was lost meanwhile is another's now.
+        records.retain(|record| self.owned.contains(&record.partition) && in_turn(&mut self.next, record));
+        let records = records.into_iter().filter_map(|record| self.aside.keep(record)).collect();
+        self.apply(records).await?;
         match interruption {
             Some(Fed::Assigned(partitions)) => self.take_over(partitions).await,
             Some(Fed::Revoked(partitions)) => self.hand_back(partitions).await,
@@ -188,19 +206,26 @@ impl<W: Word> Worker<W> {
         }
     }
 
-    async fn apply(&mut self, mut records: Vec<Record>) -> anyhow::Result<()> {
-        // A partition that was lost meanwhile is another's now.
-        records.retain(|record| self.owned.contains(&record.partition) && in_turn(&mut self.went_back, record));
-        let Some(first) = records.first() else { return Ok(()) };
+    async fn apply(&mut self, records: Vec<Record>) -> anyhow::Result<()> {
+        let oldest = records.iter().map(|record| record.appended_at).chain(self.aside.oldest()).min();
+        if records.is_empty() {
+            return Ok(());
+        }
         #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
-        let (size, age_ms) = (records.len() as f64, (Utc::now() - first.appended_at).num_milliseconds() as f64);
-        metrics::histogram!("boxoffice_batch_records").record(size);
-        metrics::gauge!("boxoffice_oldest_record_age_seconds").set(age_ms / 1_000.0);
+        metrics::histogram!("boxoffice_batch_records").record(records.len() as f64);
+        self.oldest.is(oldest);
         let total = records.len();
-        let Some(mut done) = self.applier.apply(records).await? else { return Ok(()) };
-        metrics::gauge!("boxoffice_oldest_record_age_seconds").set(0.0);
+        self.catch_up().await;
+        let mut done = match self.applier.apply(records).await? {
+            Applied::Done(done) => done,
+            Applied::Stopped => return Ok(()),
+            Applied::WentBack => return self.take_over_again().await,
+        };
+        self.aside.put_back(std::mem::take(&mut done.waiting));
+        self.oldest.is(self.aside.oldest());
         let dead = std::mem::take(&mut done.dead_letters);
         let positions = std::mem::take(&mut done.positions);
+        self.applied_here.extend(&positions);
         let mut told = Told { positions, ..Told::default() };
         for letter in &dead {
             tracing::warn!(partition = letter.record.partition, offset = letter.record.offset, reason = %letter.reason, "dead letter");
@@ -208,8 +233,6 @@ impl<W: Word> Worker<W> {
         }
         metrics::counter!("boxoffice_dead_letters_total").increment(dead.len() as u64);
         let too_many = self.limit.note(total, dead.len());
-        let waiting = std::mem::take(&mut done.waiting);
-        let idle = done.results.is_empty() && dead.is_empty();
         let (results, emissions) = done.into_records(self.topic_partitions()?);
         told.results = results;
         told.messages = emissions.messages;
@@ -222,26 +245,28 @@ impl<W: Word> Worker<W> {
                 W::TOPIC
             );
         }
-        if waiting.is_empty() { Ok(()) } else { self.go_back(waiting, idle).await }
+        self.read_again().await
     }
 
-    /// Reads again from those records on whose causes are not applied yet. Other partitions go on meanwhile: a cause may be there.
-    async fn go_back(&mut self, waiting: Positions, idle: bool) -> anyhow::Result<()> {
-        tracing::debug!(?waiting, "records wait for their causes in other topics");
-        let (consumer, to) = (self.consumer.clone(), waiting.clone());
-        tokio::task::spawn_blocking(move || offsets::go_back(&consumer, W::TOPIC, &to)).await??;
-        self.went_back.extend(waiting);
-        if idle {
-            tokio::select! {
-                () = tokio::time::sleep(CAUSE_WAIT) => {}
-                () = self.applier.stop.cancelled() => {}
-            }
+    /// Tries what waits once more.
+    async fn try_again(&mut self) -> anyhow::Result<()> {
+        let records = self.aside.take(self.batch_max);
+        self.apply(records).await
+    }
+
+    /// Finds out whether the database has gone back, in case no record does.
+    async fn look_back(&mut self) -> anyhow::Result<()> {
+        let Ok(applied) = store::applied(&self.applier.pool, W::TOPIC).await else { return Ok(()) };
+        let behind = |(partition, next): (&i32, &i64)| applied.get(partition).is_none_or(|known| known < next);
+        if self.applied_here.iter().any(behind) {
+            return self.take_over_again().await;
         }
+        self.catch_up().await;
         Ok(())
     }
 
     async fn tick(&mut self) -> anyhow::Result<()> {
-        let Some(partitions) = self.partitions else { return Ok(()) };
+        let Some(partitions) = self.partitions.filter(|_| !self.applier.memory.is_active()) else { return Ok(()) };
         let owned = &self.owned;
         let owns = |key: &str| owned.contains(&topics::partition_of(key.as_bytes(), partitions));
         let emissions = match self.applier.word.tick(&self.applier.pool, &owns).await {
@@ -269,71 +294,38 @@ impl<W: Word> Worker<W> {
         }
     }
 
-    async fn take_over(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
-        loop {
-            let taken = self.try_take_over(&partitions).await;
-            let Err(error) = taken else { break };
-            if error.is::<TooMuch>() {
-                return Err(error);
-            }
-            tracing::warn!(%error, "the new partitions are not taken over yet");
-            tokio::select! {
-                () = tokio::time::sleep(ASSIGN_RETRY) => {}
-                () = self.applier.stop.cancelled() => return Ok(()),
-            }
-        }
-        self.applier.word.forget();
-        self.owned.extend(&partitions);
-        self.assigned.store(true, Ordering::Relaxed);
-        tracing::info!(?partitions, "partitions taken over");
-        Ok(())
-    }
-
-    async fn try_take_over(&mut self, partitions: &[i32]) -> anyhow::Result<()> {
-        let applied = store::applied(&self.applier.pool, W::TOPIC).await?;
-        let (consumer, asked) = (self.consumer.clone(), partitions.to_vec());
-        let (kafka, stop) = (self.kafka.clone(), self.applier.stop.clone());
-        let (starts, all, memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-            let all = offsets::partitions_of(&consumer, W::TOPIC)?;
-            let unapplied = asked.iter().map(|id| (*id, applied.get(id).copied().unwrap_or_default())).collect();
-            let memory = recall::recall::<W>(&kafka, &unapplied, &stop)?;
-            Ok((offsets::take_over(&consumer, W::TOPIC, &asked, &applied)?, all, memory))
-        })
-        .await??;
-        tracing::debug!(?starts, "starting offsets");
-        self.applier.memory.extend(memory);
-        self.partitions = Some(all);
-        Ok(())
-    }
-
-    /// All records of these partitions that came were applied: commit, then hand back.
-    async fn hand_back(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
-        if self.consumer.assignment_lost() {
-            tracing::warn!(?partitions, "partitions lost; what was not committed is read again by their new owner");
-            self.publisher.forget().await?;
-        } else {
-            self.publisher.settle().await?;
-        }
-        for partition in &partitions {
-            self.owned.remove(partition);
-            self.went_back.remove(partition);
-        }
-        self.applier.memory.leave(&partitions);
-        offsets::hand_back(&self.consumer, W::TOPIC, &partitions)?;
-        self.applier.word.forget();
-        tracing::info!(?partitions, "partitions handed back");
-        Ok(())
-    }
-
     fn topic_partitions(&self) -> anyhow::Result<i32> {
         self.partitions.context("records came before partitions")
     }
 }
 
-/// Whether a record is the next one of its partition, after the worker went back in it.
-fn in_turn(went_back: &mut Positions, record: &Record) -> bool {
-    match went_back.get(&record.partition) {
-        Some(next) if *next == record.offset => went_back.remove(&record.partition).is_some(),
+/// When the oldest record was appended that has come and is not applied; its age is a metric, told each second.
+#[derive(Default)]
+struct Oldest {
+    appended_ms: AtomicI64,
+}
+
+impl Oldest {
+    fn is(&self, appended_at: Option<DateTime<Utc>>) {
+        self.appended_ms.store(appended_at.map_or(0, |at| at.timestamp_millis()), Ordering::Relaxed);
+    }
+
+    async fn tell(self: Arc<Self>) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            seconds.tick().await;
+            let appended_ms = self.appended_ms.load(Ordering::Relaxed);
+            let age_ms = if appended_ms == 0 { 0 } else { (Utc::now().timestamp_millis() - appended_ms).max(0) };
+            #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
+            metrics::gauge!("boxoffice_oldest_record_age_seconds").set(age_ms as f64 / 1_000.0);
+        }
+    }
+}
+
+/// Whether a record is new, in a partition that is read again from somewhere on.
+fn in_turn(next: &mut Positions, record: &Record) -> bool {
+    match next.get(&record.partition) {
+        Some(start) if *start == record.offset => next.remove(&record.partition).is_some(),
         Some(_) => false,
         None => true,
     }

@@ -1,7 +1,6 @@
 //! Commands whose success was told before the database forgot it: joins get the places that their tokens say, and what became of
 //! these tokens since is what becomes of them. Pure, like `decide`.
 
-use chrono::{DateTime, Utc};
 use common::bodies::{TokenBody, TokenStatus};
 use common::ids::{ConcertId, TokenId};
 use common::keys::QueueTokens;
@@ -38,8 +37,23 @@ pub(crate) fn decide_again(state: &mut State, command: &TokenCommand, told: &Tol
         }
         TokenCommand::Configure(configure) => line.configure(&configure.settings),
     }
-    line.admit();
+    // Nobody else is admitted now: the settings may be old ones still.
     Outcome::AsTold
+}
+
+/// What became of tokens since the backup that has them: they were admitted; and, `at_last`, those are over that neither a record of
+/// theirs nor another word has ended meanwhile.
+pub(crate) fn tell_fates(line: &mut Line, fates: &[(TokenId, Fate)], at_last: bool) {
+    for (token_id, fate) in fates {
+        let own = line.live(fate.user_id).filter(|index| line.tokens[*index].token_id == *token_id);
+        let Some(index) = own else { continue };
+        if let Some((at, until)) = fate.admitted {
+            line.admit_again(index, at, until);
+        }
+        if at_last && fate.ended_at.is_some() {
+            line.end(index, ended_as(*fate, line.is_active(index)));
+        }
+    }
 }
 
 fn lacks_concert(concert: ConcertId) -> Outcome {
@@ -59,17 +73,12 @@ fn issue_again(line: &mut Line, issue: &Issue, told: &Told, keys: &QueueTokens) 
     let place =
         keys.verify(&body.queue_token).ok().map(|claims| Place { seq: claims.seq, kid: keys.kid(&body.queue_token) });
     let index = line.join(token_id, issue.user_id, body.issued_at, place);
-    if let Some((at, until)) = admission(&body, told.fate) {
+    if let Some(until) = body.expires_at {
+        line.admit_again(index, body.issued_at, until);
+    }
+    if let Some((at, until)) = told.fate.and_then(|fate| fate.admitted) {
         line.admit_again(index, at, until);
     }
-    if told.fate.ended_at.is_some() {
-        line.end(index, ended_as(told.fate, line.is_active(index)));
-    }
-}
-
-/// When the token was admitted, and until when: later, or with its join.
-fn admission(body: &TokenBody, fate: Fate) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
-    fate.admitted.or_else(|| body.expires_at.map(|until| (body.issued_at, until)))
 }
 
 /// What a token that is over had become, as far as its times tell.

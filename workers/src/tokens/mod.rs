@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use common::bodies::{LeftBody, TokenBody, TokenIdentity, TokenStatus};
-use common::ids::ConcertId;
+use common::ids::{ConcertId, TokenId};
 use common::keys::{QueueClaims, QueueTokens};
 use common::messages::tokens::TokenCommand;
 use common::topics;
@@ -29,7 +29,7 @@ use self::demand::Demands;
 use self::inside::Inside;
 use self::line::{Line, Standing};
 use self::store::{Candidate, Lines};
-use crate::runtime::word::{Applied, Clock, Emissions, Logged, Outcome, Word};
+use crate::runtime::word::{Applied, Clock, Emissions, Fate, Logged, Outcome, Word};
 use crate::users::Users;
 
 /// Queues that one tick looks at; the next tick goes on behind them.
@@ -172,7 +172,8 @@ impl Word for Tokens {
     const GROUP: &'static str = "boxoffice-tokens";
     const WORKER: &'static str = "token-worker";
     const TICK: Option<Duration> = Some(Duration::from_millis(100));
-    const CAUSES: &'static [&'static str] = &[];
+    const CAUSES: Option<&'static str> = None;
+    const READS_TOKEN_EVENTS: bool = true;
 
     async fn apply(
         &mut self,
@@ -195,6 +196,36 @@ impl Word for Tokens {
         // If the transaction fails after all, `forget` is called.
         self.remember(&mut state.lines);
         Ok(Applied { outcomes, emissions: take_events(&mut state.lines) })
+    }
+
+    async fn tokens_told(
+        &mut self,
+        pool: &PgPool,
+        fates: &HashMap<TokenId, Fate>,
+        at_last: bool,
+    ) -> Result<(), sqlx::Error> {
+        let stale = store::stale(pool, fates, at_last).await?;
+        for fates in stale.chunks(TICK_QUEUES_MAX) {
+            let mut demands = Demands::new();
+            for (_, fate) in fates {
+                let demand = demands.entry(fate.concert_id).or_default();
+                demand.joiners.push(fate.user_id);
+                demand.retold = true;
+            }
+            let concerts: Vec<i64> = demands.keys().map(|concert| concert.0).collect();
+            let mut transaction = pool.begin().await?;
+            let now = store::now(&mut transaction).await?;
+            let mut lines = store::lock_queues(&mut transaction, now, &concerts, true).await?;
+            store::load_tokens(&mut transaction, &mut lines, &demands, &self.inside).await?;
+            for (concert, line) in &mut lines {
+                let own: Vec<(TokenId, Fate)> =
+                    fates.iter().filter(|(_, fate)| fate.concert_id == *concert).copied().collect();
+                again::tell_fates(line, &own, at_last);
+            }
+            store::write(&mut transaction, &lines, self.keys.signing_kid()).await?;
+            transaction.commit().await?;
+        }
+        Ok(())
     }
 
     /// Ends tokens whose time is over and fills the places of those who paid, left or ran out of time. Every worker looks at every

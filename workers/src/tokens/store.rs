@@ -6,7 +6,7 @@
 
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use common::bodies::TokenStatus;
@@ -18,6 +18,7 @@ use super::bucket::{ADMISSION, Bucket};
 use super::demand::{self, Demand, Demands};
 use super::inside::Inside;
 use super::line::{Change, Counts, Line, Loaded, Queue, Token};
+use crate::runtime::word::Fate;
 
 pub(crate) use self::write::write;
 
@@ -136,6 +137,34 @@ pub(crate) async fn load_tokens(
         line.begin(loaded);
     }
     count_gone_before(connection, lines, demands).await
+}
+
+/// Those of these tokens that the database has, and takes to be waiting although they were told to be admitted or, `at_last`, to be
+/// live although they were told to be over; by concert and place.
+///
+/// # Errors
+/// What the database says.
+pub(crate) async fn stale(
+    pool: &PgPool,
+    fates: &HashMap<TokenId, Fate>,
+    at_last: bool,
+) -> Result<Vec<(TokenId, Fate)>, sqlx::Error> {
+    let (concerts, seqs): (Vec<i64>, Vec<i64>) = fates.values().map(|fate| (fate.concert_id.0, fate.seq)).unzip();
+    let rows = sqlx::query!(
+        r#"SELECT t.token_id AS "token_id: TokenId", t.status AS "status: TokenStatus"
+           FROM unnest($1::bigint[], $2::bigint[]) AS k (concert_id, seq)
+           JOIN queue_tokens t ON t.concert_id = k.concert_id AND t.seq = k.seq
+           WHERE t.ended_at IS NULL ORDER BY t.concert_id, t.seq"#,
+        &concerts,
+        &seqs
+    )
+    .fetch_all(pool)
+    .await?;
+    let known = rows.into_iter().filter_map(|row| Some((row.token_id, row.status, *fates.get(&row.token_id)?)));
+    let is_stale = |status: TokenStatus, fate: &Fate| {
+        at_last && fate.ended_at.is_some() || (fate.admitted.is_some() && status == TokenStatus::Waiting)
+    };
+    Ok(known.filter(|(_, status, fate)| is_stale(*status, fate)).map(|(id, _, fate)| (id, fate)).collect())
 }
 
 /// Counts, for each line in order.

@@ -44,10 +44,6 @@ pub(crate) fn decide_again(state: &mut State, command: &PaymentCommand, told: &T
     if !told.succeeded() {
         return end_again(state, reservation, told);
     }
-    let is_there = reservation.is_some_and(|id| state.reservation(id).is_some());
-    if !is_there && !matches!(command, PaymentCommand::Charge(_)) {
-        return told.without_cause("its reservation is not there");
-    }
     match decide(state, command, clock) {
         Outcome::Failed(problem) => Outcome::Lacks(problem.detail),
         _ => Outcome::AsTold,
@@ -56,13 +52,17 @@ pub(crate) fn decide_again(state: &mut State, command: &PaymentCommand, told: &T
 
 fn end_again(state: &mut State, reservation: Option<ReservationId>, told: &Told) -> Outcome {
     let status = reservation.and_then(|id| state.reservation(id)).map(|booking| booking.row.status);
-    match (status, reservation, ToldProblem::of(&told.result).and_then(|problem| problem.ended_as())) {
-        // Without its hold there is nothing to end.
-        (None, ..) if !told.causes_applied => return Outcome::Waits,
-        (Some(ReservationStatus::Held), Some(id), Some(ended_as)) => state.settle(id, ended_as),
-        _ => {}
+    let ended_as = ToldProblem::of(&told.result).and_then(|problem| problem.ended_as());
+    if let (Some(ReservationStatus::Held), Some(id), Some(ended_as)) = (status, reservation, ended_as) {
+        state.settle(id, ended_as);
     }
     Outcome::AsTold
+}
+
+/// Whether the reservation that the command is about is not in the database.
+pub(crate) fn lacks_reservation(state: &State, command: &PaymentCommand) -> bool {
+    let is_there = |id| state.reservation(id).is_some();
+    !matches!(command, PaymentCommand::Charge(_)) && !reservation_of(state, command).is_some_and(is_there)
 }
 
 fn reservation_of(state: &State, command: &PaymentCommand) -> Option<ReservationId> {

@@ -97,7 +97,7 @@ pub(super) fn pay(
     reservation_id: ReservationId,
     goes_on: bool,
 ) -> PaymentCommand {
-    let origin = goes_on.then(|| Origin { kind: "reservation.hold".to_owned(), submitted_at: at(-300) });
+    let origin = goes_on.then(|| Origin { kind: "reservation.hold".to_owned(), submitted_at: at(-300), source: None });
     PaymentCommand::Pay(Pay { request_id, request_hash: None, user_id, reservation_id, origin })
 }
 

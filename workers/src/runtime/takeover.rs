@@ -1,0 +1,149 @@
+//! Partitions come, go, and are taken over anew when the database turns out to have been restored from a backup.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer as _;
+
+use super::batch::Applier;
+use super::offsets::Positions;
+use super::recall::{self, Applied, Reader, TooMuch};
+use super::word::Word;
+use super::worker::Worker;
+use super::{offsets, store};
+
+/// How long to wait before asking again, while the database or the broker is away.
+const ASSIGN_RETRY: Duration = Duration::from_millis(200);
+
+impl<W: Word> Worker<W> {
+    /// Reads on in `partitions` where the database stands, whatever has been read of them so far.
+    pub(super) async fn take_over(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
+        self.aside.leave(&partitions);
+        self.applied_here.retain(|partition, _| !partitions.contains(partition));
+        loop {
+            let taken = self.try_take_over(&partitions).await;
+            let Err(error) = taken else { break };
+            if error.is::<TooMuch>() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "the partitions are not taken over yet");
+            tokio::select! {
+                () = tokio::time::sleep(ASSIGN_RETRY) => {}
+                () = self.applier.stop.cancelled() => return Ok(()),
+            }
+        }
+        self.owned.extend(&partitions);
+        self.assigned.store(true, Ordering::Relaxed);
+        tracing::info!(?partitions, "partitions taken over");
+        Ok(())
+    }
+
+    async fn try_take_over(&mut self, partitions: &[i32]) -> anyhow::Result<()> {
+        self.applier.word.forget();
+        let applied = self.applied().await?;
+        let (consumer, asked) = (self.consumer.clone(), partitions.to_vec());
+        let (kafka, stop) = (self.kafka.clone(), self.applier.stop.clone());
+        let known = applied.own.keys().copied().collect();
+        let (all, starts, memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+            let reader = Reader::open::<W>(&kafka, &stop)?;
+            let beginnings: Positions =
+                reader.watermarks(W::TOPIC)?.into_iter().map(|(id, (beginning, _))| (id, beginning)).collect();
+            let starts = offsets::starts(&consumer, W::TOPIC, &asked, &applied.own, &beginnings)?;
+            Ok((i32::try_from(beginnings.len())?, starts, recall::recall::<W>(&reader, applied)?))
+        })
+        .await??;
+        tracing::debug!(?starts, "starting offsets");
+        self.applier.word.tokens_told(&self.applier.pool, memory.fates(), false).await?;
+        self.applier.known = known;
+        self.applier.memory = memory;
+        self.partitions = Some(all);
+        self.came_again(&starts);
+        let consumer = self.consumer.clone();
+        Ok(tokio::task::spawn_blocking(move || offsets::take_over(&consumer, W::TOPIC, &starts)).await??)
+    }
+
+    /// What comes of these partitions before their starts was read before.
+    fn came_again(&mut self, starts: &Positions) {
+        let again = starts.iter().filter(|(partition, _)| self.owned.contains(partition));
+        self.next.extend(again.map(|(partition, start)| (*partition, *start)));
+    }
+
+    /// How far the database is.
+    pub(super) async fn applied(&self) -> Result<Applied, sqlx::Error> {
+        let pool = &self.applier.pool;
+        let causes = match W::CAUSES {
+            Some(topic) => store::applied(pool, topic).await?,
+            None => Positions::new(),
+        };
+        Ok(Applied { own: store::applied(pool, W::TOPIC).await?, causes, log_time: store::last_log_time(pool).await? })
+    }
+
+    /// Takes notice of how far the database has come with what was told.
+    pub(super) async fn catch_up(&mut self) {
+        if self.applier.memory.is_empty() {
+            return;
+        }
+        let caught_up = async {
+            let applied = self.applied().await?;
+            self.applier.memory.note(applied);
+            if !self.applier.memory.is_active() {
+                let Applier { word, pool, memory, .. } = &mut self.applier;
+                word.tokens_told(pool, memory.fates(), true).await?;
+                memory.forget();
+            }
+            Ok::<(), sqlx::Error>(())
+        };
+        if let Err(error) = caught_up.await {
+            tracing::warn!(%error, "how far the database is, is looked at again");
+        }
+    }
+
+    /// The database knows less than this worker has told it: all that it owns is read again from there.
+    pub(super) async fn take_over_again(&mut self) -> anyhow::Result<()> {
+        tracing::warn!("the database has gone back; it is caught up by the log");
+        let owned = self.owned.iter().copied().collect();
+        self.take_over(owned).await
+    }
+
+    /// All records of these partitions that came were applied: commit, then hand back.
+    pub(super) async fn hand_back(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
+        if self.consumer.assignment_lost() {
+            tracing::warn!(?partitions, "partitions lost; what was not committed is read again by their new owner");
+            self.publisher.forget().await?;
+        } else {
+            self.publisher.settle().await?;
+        }
+        for partition in &partitions {
+            self.owned.remove(partition);
+            self.next.remove(partition);
+            self.applied_here.remove(partition);
+        }
+        self.aside.leave(&partitions);
+        offsets::hand_back(&self.consumer, W::TOPIC, &partitions)?;
+        self.applier.word.forget();
+        tracing::info!(?partitions, "partitions handed back");
+        Ok(())
+    }
+
+    /// Reads on where records were let go for want of room.
+    pub(super) async fn read_again(&mut self) -> anyhow::Result<()> {
+        let starts = self.aside.take_let_go();
+        if starts.is_empty() {
+            return Ok(());
+        }
+        self.next.extend(&starts);
+        loop {
+            let (consumer, to) = (self.consumer.clone(), starts.clone());
+            let sought = tokio::task::spawn_blocking(move || offsets::seek(&consumer, W::TOPIC, &to)).await?;
+            let Err(error) = sought else { return Ok(()) };
+            if self.consumer.assignment_lost() {
+                return Ok(());
+            }
+            tracing::warn!(%error, ?starts, "reading on is tried again");
+            tokio::select! {
+                () = tokio::time::sleep(ASSIGN_RETRY) => {}
+                () = self.applier.stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
