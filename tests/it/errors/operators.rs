@@ -87,6 +87,18 @@ async fn operators_mistakes() {
     ));
     cases.push((api.admin("GET", &format!("/concerts/{NO_ID}/queue")), 404, "concert-not-found"));
     check(cases).await;
+    // A name is a string, not a map with one member of that name.
+    for (call, pointer) in [
+        (concert(json!({"title": "x", "on_payment_failure": {"keep_hold": null}})), "/on_payment_failure"),
+        (concert(json!({"title": "x", "on_payment_failure": 0})), "/on_payment_failure"),
+        (concert(json!({"title": "x", "queue": {"state": {"OPEN": null}}})), "/queue/state"),
+        (concert(json!({"title": "x", "queue": {"state": null}})), "/queue/state"),
+        (queue(json!({"state": {"PAUSED": null}})), "/state"),
+        (queue(json!({"state": ["PAUSED"]})), "/state"),
+    ] {
+        let problem = call.send().await.problem(400, "invalid-parameter");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
     inside.nothing_is_published().await;
 }
 
