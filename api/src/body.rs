@@ -1,12 +1,9 @@
 //! Bodies: parsed once, into their type. What is not JSON is told at once; JSON of the wrong form is told later, where the contract's
 //! order of errors wants it, with a pointer to the place.
 
-use std::fmt;
-use std::marker::PhantomData;
-
+pub(crate) use common::forms::Object;
 use common::problems::Slug;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
@@ -113,36 +110,6 @@ fn pointer(path: &Path) -> String {
         Segment::Enum { .. } | Segment::Unknown => None,
     });
     segments.collect()
-}
-
-/// A `T` written as a JSON object: the derived parsers would also take its members as an array.
-#[derive(Debug, Clone)]
-pub(crate) struct Object<T>(pub(crate) T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OnlyMaps<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMaps<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-
-        deserializer.deserialize_map(OnlyMaps(PhantomData))
-    }
-}
-
-impl<T: Serialize> Serialize for Object<T> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
 }
 
 /// For a member that may be left out but not be null: `#[serde(default, deserialize_with = "present")]`.

@@ -173,7 +173,7 @@ fn security_schemes() -> Value {
 /// A request's optional members may be left out, but are not null; a response has all of its members, some of them
 /// null.
 fn complete_schema(name: &str, schema: &mut Value) {
-    let is_request = name.ends_with("Request") || name == "BestAvailable";
+    let is_request = name.ends_with("Request");
     let parts = schema["allOf"].as_array().map_or(0, Vec::len);
     for part in 0..parts {
         complete_schema(name, &mut schema["allOf"][part]);

@@ -65,6 +65,19 @@ pub(crate) async fn begin<T: Serialize>(
     caller: Option<UserId>,
     body: &Parsed<T>,
 ) -> Result<Ticket, ApiError> {
+    begin_about(call, caller, call.path(), body).await
+}
+
+/// The same for a request that is about something its path does not name: `subject` tells it from others, as a path would.
+///
+/// # Errors
+/// 422 `idempotency-key-reused`
+pub(crate) async fn begin_about<T: Serialize>(
+    call: &Call,
+    caller: Option<UserId>,
+    subject: &str,
+    body: &Parsed<T>,
+) -> Result<Ticket, ApiError> {
     let wait = Wait::asked(call.headers());
     let app = &call.app;
     let (key, key_fault) = match idempotency_key(call.headers()) {
@@ -76,7 +89,7 @@ pub(crate) async fn begin<T: Serialize>(
         return Ok(Ticket { request_id, request_hash: None, caller, wait, key_fault });
     };
     let request_id = app.request_ids.derived(caller, key);
-    let request_hash = Some(request_hash(call.method().as_str(), call.path(), &body.canonical()));
+    let request_hash = Some(request_hash(call.method().as_str(), subject, &body.canonical()));
     let ticket = Ticket { request_id, request_hash, caller, wait, key_fault };
     match known_answer(app, &ticket).await? {
         Some(answer) => Err(answer.into()),
@@ -96,9 +109,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Fault> {
 }
 
 /// What tells a repeat from the reuse of a key for another call or request.
-fn request_hash(method: &str, path: &str, canonical_body: &str) -> String {
+fn request_hash(method: &str, subject: &str, canonical_body: &str) -> String {
     let mut hash = Sha256::new();
-    for part in [method, "\n", path, "\n", canonical_body] {
+    for part in [method, "\n", subject, "\n", canonical_body] {
         hash.update(part.as_bytes());
     }
     let digest = hash.finalize();

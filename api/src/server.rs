@@ -35,7 +35,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, bounds: ServerB
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(bounds.connections_max as usize));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(bounds.header_time_max).pipeline_flush(true);
+    // No `pipeline_flush`: it keeps answers back while anything behind their request has arrived, be it a stray line end.
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.header_time_max);
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &slots) => accepted,

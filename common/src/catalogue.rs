@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
+use crate::forms::from_its_name_alone;
 use crate::ids::{ConcertId, ScheduleId};
 use crate::seating::{Layout, Section};
 
@@ -16,7 +17,7 @@ const REMEMBERED_MAX: usize = 10_000;
 
 /// What happens to a hold when its payment fails for want of balance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 #[sqlx(type_name = "payment_failure_policy", rename_all = "snake_case")]
 pub enum PaymentFailurePolicy {
     /// The buyer may charge and try again until the hold ends.
@@ -24,6 +25,8 @@ pub enum PaymentFailurePolicy {
     /// The seats are released at once.
     ReleaseHold,
 }
+
+from_its_name_alone!(PaymentFailurePolicy);
 
 /// A schedule with the rules of its concert.
 #[derive(Debug, Clone, PartialEq, Eq)]

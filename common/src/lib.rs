@@ -5,6 +5,7 @@ pub mod bodies;
 pub mod catalogue;
 pub mod config;
 pub mod database;
+pub mod forms;
 pub mod ids;
 pub mod kafka;
 pub mod keys;

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use crate::problems::{Problem, Slug};
 
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -55,6 +58,21 @@ pub fn health_routes<S: Clone + Send + Sync + 'static>(readiness: Readiness, met
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(move || readyz(readiness.clone())))
         .route("/metrics", get(move || async move { metrics.render() }))
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn method_not_allowed(uri: Uri) -> Response {
+    document(&Problem::new(Slug::MethodNotAllowed, "The header Allow names the methods of this path."), &uri)
+}
+
+async fn not_found(uri: Uri) -> Response {
+    document(&Problem::new(Slug::NotFound, "A worker has /livez, /readyz and /metrics, and nothing else."), &uri)
+}
+
+fn document(problem: &Problem, uri: &Uri) -> Response {
+    let status = StatusCode::from_u16(problem.slug.status()).expect("slugs have real statuses");
+    let media = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, media, problem.document(uri.path(), None).to_string()).into_response()
 }
 
 async fn readyz(readiness: Readiness) -> (StatusCode, String) {
@@ -78,7 +96,7 @@ pub async fn serve_health(
 ) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     tracing::info!(address = %listener.local_addr()?, "health and metrics are served");
-    let routes = health_routes(readiness, metrics);
+    let routes = health_routes(readiness, metrics).fallback(not_found);
     tokio::spawn(async move {
         let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
         if let Err(error) = served {

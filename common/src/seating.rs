@@ -13,7 +13,6 @@ pub const SEATS_PER_SCHEDULE_MAX: i64 = 200_000;
 
 /// One section of a schedule: `rows × seats_per_row` seats at one price.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Section {
     /// Unique in the schedule.
     pub name: String,

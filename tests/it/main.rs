@@ -6,6 +6,7 @@
 
 mod audit;
 mod balance;
+mod connections;
 mod errors;
 mod events;
 mod faults;

@@ -39,6 +39,26 @@ async fn every_process_says_how_it_is() {
 }
 
 #[tokio::test]
+async fn what_a_process_does_not_have_is_told_in_a_problem_document() {
+    let api = Api::new();
+    for name in ["BOXOFFICE_URL", "TOKEN_WORKER_URL", "RESERVATION_WORKER_URL", "PAYMENT_WORKER_URL"] {
+        let process = api.clone().of(&setting(name));
+        for path in ["/livez", "/readyz", "/metrics"] {
+            for method in ["POST", "DELETE", "OPTIONS"] {
+                let answer = process.call(method, path).send().await;
+                assert_eq!(answer.problem(405, "method-not-allowed")["instance"], path, "{name}: {answer}");
+                assert!(answer.header("allow").is_some_and(|it| it.contains("GET")), "{name}: {answer}");
+            }
+            assert_eq!(process.call("HEAD", path).send().await.status, 200, "{name}: {path}");
+        }
+        for path in ["/", "/nothing", "/livez/"] {
+            let problem = process.get(path).send().await.problem(404, "not-found");
+            assert_eq!(problem["instance"], path, "{name}: {problem}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_problem_has_a_page() {
     let api = Api::new();
     for slug in SLUGS.split_whitespace() {

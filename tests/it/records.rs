@@ -401,6 +401,39 @@ async fn written_at(topic: &str, place: log::Place) -> i64 {
     reader.find("a record that was just written", s(20), |it| it.place == place).await.appended_ms
 }
 
+/// Unknown members are ignored wherever they stand; a known one of the wrong form is not.
+#[tokio::test]
+async fn inside_a_record_unknown_members_are_ignored_and_mistyped_ones_make_a_dead_letter() {
+    let api = Api::new();
+    let show = Show::new(&api).await;
+    let buyer = show.buyer(0).await;
+    let (concert, schedule) = (show.concert_id.to_string(), show.schedule_id.to_string());
+    let mut hand = Hand::new();
+    let hold = |best: Value| {
+        let members = json!({"schedule_id": show.schedule_id, "best_available": best});
+        record("reservation.hold", &id(), Some(&buyer.user_id), members)
+    };
+    let configure = |state: Value| {
+        let members = json!({"concert_id": show.concert_id, "state": state, "colour": {"blue": null}});
+        record("queue.configure", &id(), None, members)
+    };
+    hand.success(RESERVATIONS, &schedule, hold(json!({"count": 1, "colour": "blue"})), 201).await;
+    assert_eq!(hand.success(TOKENS, &concert, configure("PAUSED".into()), 200).await["state"], "PAUSED");
+    for (topic, key, value) in [
+        (TOKENS, &concert, configure(json!({"OPEN": null}))),
+        (TOKENS, &concert, configure("open".into())),
+        (TOKENS, &concert, configure(json!(["OPEN"]))),
+        (RESERVATIONS, &schedule, hold(json!([1]))),
+        (RESERVATIONS, &schedule, hold(json!({"count": 1, "section": 1}))),
+    ] {
+        let mut letters = Reader::at_the_end_of(&[&dead_letters(topic)]);
+        let place = hand.writer.append(topic, key, &value).await;
+        let letter = letters.find(&format!("the dead letter of {value}"), s(20), |it| is_of(it, topic, place)).await;
+        assert_eq!(letter.header_text("kafka_dlt-exception-fqcn"), Some("boxoffice.InvalidMember"), "{letter:?}");
+    }
+    assert_eq!(api.queue(show.concert_id).await["state"], "PAUSED");
+}
+
 /// The header of a redriven record makes it earlier, never later: nobody's own expiry is put off by it.
 #[tokio::test]
 async fn a_first_append_time_that_is_later_than_the_records_own_is_not_believed() {

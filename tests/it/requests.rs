@@ -211,6 +211,26 @@ async fn b_01_every_call_through_the_log_takes_a_key() {
     assert_eq!(buyer.entries().await.len(), 3, "a charge, a payment, a refund");
 }
 
+/// Which token is given back is part of the request, although neither path nor body name it.
+#[tokio::test]
+async fn b_01_a_key_that_left_one_queue_does_not_leave_another() {
+    let api = Api::new();
+    for way in WAYS {
+        let (first, second) = (Show::new(&api).await, Show::new(&api).await);
+        let buyer = api.sign_up().await;
+        buyer.enter(first.concert_id).await;
+        buyer.enter(second.concert_id).await;
+        let key = some_key();
+        let leave = |show: &Show| buyer.inside(show, "DELETE", "/v1/queue-token").key(&key);
+        let left = leave(&first).ask(way).await.ok(200);
+        leave(&second).send().await.problem(422, "idempotency-key-reused");
+        leave(&second).wait(20).send().await.problem(422, "idempotency-key-reused");
+        assert_eq!(leave(&first).ask(way).await.ok(200), left);
+        buyer.poll(first.concert_id).await.token_has_ended(first.concert_id);
+        shapes::token(&buyer.poll(second.concert_id).await.is(200), "ACTIVE");
+    }
+}
+
 /// An operator's request is polled with the operator's key.
 #[tokio::test]
 async fn b_01_operators_requests_are_polled_like_buyers() {

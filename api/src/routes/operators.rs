@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Timelike, Utc};
 use chrono_tz::Tz;
 use common::bodies::{QueueBody, ReservationBody, TokenStatus};
 use common::catalogue::PaymentFailurePolicy;
@@ -38,6 +38,8 @@ const CREDIT_OF_AN_ADMISSION: i64 = 60_000_000;
 /// Characters of a section's name.
 const SECTION_CHARS_MAX: usize = 40;
 const PRICE_MAX: i64 = 1_000_000_000;
+/// Years in which a schedule may begin, in UTC: its date has four digits in any zone.
+const YEARS: std::ops::RangeInclusive<i32> = 1970..=9998;
 /// Faults that are told at once.
 const FAULTS_MAX: usize = 20;
 /// From so many new seats on, the planner is told.
@@ -176,7 +178,7 @@ fn made(location: &str, body: &impl Serialize) -> Response {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScheduleRequest {
-    /// When it begins, with an offset.
+    /// When it begins, with an offset; in the years 1970 to 9998, in UTC.
     #[serde(deserialize_with = "moment")]
     #[schema(example = "2027-05-01T19:00:00+09:00")]
     starts_at: DateTime<Utc>,
@@ -189,7 +191,12 @@ fn moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D
     let text = String::deserialize(deserializer)?;
     let wrong =
         |_| serde::de::Error::custom("it is no RFC 3339 time with an offset, such as 2027-05-01T19:00:00+09:00");
-    DateTime::parse_from_rfc3339(&text).map(|at| at.to_utc()).map_err(wrong)
+    let at = DateTime::parse_from_rfc3339(&text).map_err(wrong)?;
+    // The parser takes a second 60 in any minute, as a second that lasts two.
+    if at.nanosecond() >= 1_000_000_000 {
+        return Err(serde::de::Error::custom("its second is 60; write the :59 before it, or the next minute"));
+    }
+    Ok(at.to_utc())
 }
 
 /// A section: `rows × seats_per_row` seats at one price. Rows and numbers count from 1.
@@ -230,7 +237,12 @@ pub(crate) async fn make_schedule(call: Call) -> Result<Response, ApiError> {
     let body = call.body::<ScheduleRequest>()?;
     let (concert, (request, ())) = both(call.concert_id(), both(body.checked(), call.no_query()))?;
     let sections: Vec<SectionRequest> = request.sections.into_iter().map(|section| section.0).collect();
-    sensible(&senseless(&sections))?;
+    let mut faults = senseless(&sections);
+    if !YEARS.contains(&request.starts_at.year()) {
+        let wanted = format!("it is in the years {} to {}, in UTC", YEARS.start(), YEARS.end());
+        faults.push(Fault::pointer("/starts_at", wanted));
+    }
+    sensible(&faults)?;
     let sections: Vec<Section> = sections
         .into_iter()
         .map(|section| Section {

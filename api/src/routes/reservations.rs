@@ -41,11 +41,23 @@ pub(crate) struct HoldRequest {
     seats: Option<Vec<String>>,
     /// The best that there are, side by side if possible.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<BestAvailable>)]
-    best_available: Option<Object<BestAvailable>>,
+    #[schema(value_type = Option<BestAvailableRequest>)]
+    best_available: Option<Object<BestAvailableRequest>>,
     /// Go on to pay at once; if that fails the hold is released.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pay: bool,
+}
+
+/// How many seats, and in which section; left out: in any.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BestAvailableRequest {
+    /// How many seats.
+    #[schema(minimum = 1, maximum = 20)]
+    count: i64,
+    /// The section's name.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    section: Option<String>,
 }
 
 /// `YYYY-MM-DD`, and nothing that merely resembles it.
@@ -94,7 +106,8 @@ impl HoldRequest {
         if let Some(labels) = &self.seats {
             faults.extend(senseless_seats("/seats", labels));
         }
-        let best_available = self.best_available.map(|Object(best)| best);
+        let best_available =
+            self.best_available.map(|Object(best)| BestAvailable { count: best.count, section: best.section });
         if best_available.as_ref().is_some_and(|best| !count_range().contains(&best.count)) {
             faults.push(Fault::pointer("/best_available/count", format!("it is 1 to {SEATS_PER_HOLD_MAX}")));
         }

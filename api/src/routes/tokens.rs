@@ -103,7 +103,9 @@ pub(crate) async fn leave(call: Call) -> Result<Response, ApiError> {
     let buyer = token.claims.sub;
     call.app.limits.log.check(&buyer)?;
     let body = call.optional_body::<Nothing>()?;
-    let ticket = publish::begin(&call, Some(buyer), &body).await?;
+    // Which token is given back is said by the header alone.
+    let subject = format!("{}/{}", call.path(), token.claims.jti);
+    let ticket = publish::begin_about(&call, Some(buyer), &subject, &body).await?;
     ticket.form(&call, body.checked())?;
     if matches!(queue::standing(&call.app, &token.claims).await?, Standing::Ended) {
         return Err(ApiError::queue_token_ended(token.claims.concert_id));

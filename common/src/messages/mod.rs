@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
+use crate::forms::Object;
 use crate::ids::{RequestId, UserId};
 
 /// The version that all records have today.
@@ -178,8 +179,8 @@ struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     fn read(value: &'a [u8]) -> Result<Self, Unreadable> {
-        let envelope: Self =
-            serde_json::from_slice(value).map_err(|error| Unreadable::NotAnObject(error.to_string()))?;
+        let Object(envelope) = serde_json::from_slice::<Object<Self>>(value)
+            .map_err(|error| Unreadable::NotAnObject(error.to_string()))?;
         if envelope.version != u64::from(VERSION) {
             return Err(Unreadable::UnknownVersion(envelope.version));
         }
@@ -227,7 +228,8 @@ mod tests {
     use serde_json::json;
     use uuid::Uuid;
 
-    use super::reservations::{Hold, ReservationCommand};
+    use super::reservations::{BestAvailable, Hold, ReservationCommand};
+    use super::tokens::{QueueSettings, QueueState, TokenCommand};
     use super::*;
     use crate::ids::{ScheduleId, SeatId};
 
@@ -262,6 +264,21 @@ mod tests {
     }
 
     #[test]
+    fn unknown_members_are_ignored_wherever_they_stand() {
+        let value = json!({"type": "reservation.hold", "version": 1, "request_id": Uuid::from_u128(7), "seat_ids": null,
+            "user_id": Uuid::from_u128(8), "schedule_id": 42, "best_available": {"count": 2, "section": null, "colour": 1}});
+        let best = BestAvailable { count: 2, section: None };
+        let wanted = Hold { seat_ids: None, best_available: Some(best), ..hold() };
+        assert_eq!(read_json("42", &value), Ok(ReservationCommand::Hold(wanted)));
+        let value = json!({"type": "queue.configure", "version": 1, "request_id": Uuid::from_u128(7), "user_id": null,
+            "concert_id": 1, "state": "CLOSED", "burst": null, "colour": {"OPEN": null}});
+        let Ok(TokenCommand::Configure(read)) = read(Some(b"1"), Some(value.to_string().as_bytes())) else {
+            panic!("it can be read")
+        };
+        assert_eq!(read.settings, QueueSettings { state: Some(QueueState::Closed), ..QueueSettings::default() });
+    }
+
+    #[test]
     fn what_cannot_be_read_is_told_apart() {
         let name = |result: Result<ReservationCommand, Unreadable>| result.expect_err("unreadable").name();
         let good = json!({"type": "reservation.hold", "version": 1, "request_id": Uuid::from_u128(7),
@@ -274,6 +291,8 @@ mod tests {
         assert_eq!(name(read(Some(b"42"), None)), "boxoffice.NullValue");
         assert_eq!(name(read(Some(b"42"), Some(b"\xff\x00"))), "boxoffice.NotAnObject");
         assert_eq!(name(read(Some(b"42"), Some(b"[1]"))), "boxoffice.NotAnObject");
+        assert_eq!(name(read(Some(b"42"), Some(b"[\"reservation.hold\", 1]"))), "boxoffice.NotAnObject");
+        assert_eq!(name(read_json("42", &with("best_available", json!([2, "A"])))), "boxoffice.InvalidMember");
         assert_eq!(name(read_json("42", &json!({"version": 1}))), "boxoffice.NotAnObject");
         assert_eq!(name(read_json("42", &with("type", json!("payment.pay")))), "boxoffice.UnknownType");
         assert_eq!(name(read_json("42", &with("version", json!(2)))), "boxoffice.UnknownVersion");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{HasOrigin, Message, Origin, command};
+use crate::forms::object;
 use crate::ids::{PaymentId, RequestId, ReservationId, UserId};
 use crate::topics;
 
@@ -36,7 +37,7 @@ pub struct Pay {
     /// What is paid.
     pub reservation_id: ReservationId,
     /// Where the request began, when it is the second half of a hold with `pay: true`. A failure then releases the hold.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub origin: Option<Origin>,
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{HasOrigin, Message, command};
+use crate::forms::object;
 use crate::ids::{RequestId, ScheduleId, SeatId, UserId};
 use crate::topics;
 
@@ -25,7 +26,7 @@ pub struct Hold {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seats: Option<Vec<String>>,
     /// The best that there are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub best_available: Option<BestAvailable>,
     /// Go on to pay at once; if that fails, the hold is released.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -33,8 +34,7 @@ pub struct Hold {
 }
 
 /// How many seats, and in which section (None: in any).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BestAvailable {
     /// How many seats.
     pub count: i64,

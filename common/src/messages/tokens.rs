@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{HasOrigin, Message, command};
+use crate::forms::from_its_name_alone;
 use crate::ids::{ConcertId, RequestId, TokenId, UserId};
 use crate::topics;
 
@@ -95,7 +96,7 @@ impl QueueSettings {
 
 /// PAUSED: joins yes, admissions no. DRAINING: no joins, admissions go on. CLOSED: neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, utoipa::ToSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[serde(remote = "Self", rename_all = "SCREAMING_SNAKE_CASE")]
 #[sqlx(type_name = "queue_state", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum QueueState {
     /// Joins and admissions.
@@ -107,6 +108,8 @@ pub enum QueueState {
     /// Neither.
     Closed,
 }
+
+from_its_name_alone!(QueueState);
 
 macro_rules! message {
     ($message:ty, $kind:literal) => {

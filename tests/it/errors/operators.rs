@@ -1,6 +1,7 @@
 //! Mistakes of operators, and of those who sign up or log in.
 
 use boxoffice_tests::{Api, shapes};
+use chrono::NaiveDate;
 use serde_json::{Value, json};
 
 use super::{Case, Inside, NO_ID, check, unless_limited};
@@ -87,6 +88,18 @@ async fn operators_mistakes() {
     ));
     cases.push((api.admin("GET", &format!("/concerts/{NO_ID}/queue")), 404, "concert-not-found"));
     check(cases).await;
+    // A name is a string, not a map with one member of that name.
+    for (call, pointer) in [
+        (concert(json!({"title": "x", "on_payment_failure": {"keep_hold": null}})), "/on_payment_failure"),
+        (concert(json!({"title": "x", "on_payment_failure": 0})), "/on_payment_failure"),
+        (concert(json!({"title": "x", "queue": {"state": {"OPEN": null}}})), "/queue/state"),
+        (concert(json!({"title": "x", "queue": {"state": null}})), "/queue/state"),
+        (queue(json!({"state": {"PAUSED": null}})), "/state"),
+        (queue(json!({"state": ["PAUSED"]})), "/state"),
+    ] {
+        let problem = call.send().await.problem(400, "invalid-parameter");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
     inside.nothing_is_published().await;
 }
 
@@ -126,6 +139,22 @@ async fn schedules_that_make_no_sense() {
     ] {
         cases.push((schedule(body), 400, "invalid-parameter"));
     }
+    let at = |starts_at: &str| schedule(json!({"starts_at": starts_at, "sections": [section("A", 1, 1, 1)]}));
+    for starts_at in ["2030-01-01T00:00:60Z", "2016-12-31T23:59:60Z", "2016-12-31T23:59:60.5Z", "2030-01-01T00:00:61Z"]
+    {
+        cases.push((at(starts_at), 400, "invalid-parameter"));
+    }
+    for starts_at in [
+        "9999-12-31T23:59:59-23:59",
+        "9999-01-01T00:00:00Z",
+        "9998-12-31T23:59:59-00:01",
+        "1969-12-31T23:59:59Z",
+        "1970-01-01T00:00:00+00:01",
+        "0000-01-01T00:00:00Z",
+        "0000-01-01T00:00:00+23:59",
+    ] {
+        cases.push((at(starts_at), 422, "invalid-request"));
+    }
     let elsewhere = api.admin("POST", &format!("/concerts/{NO_ID}/schedules"));
     cases.push((
         elsewhere.json(&json!({"starts_at": starts_at, "sections": [section("A", 1, 1, 1)]})),
@@ -138,4 +167,12 @@ async fn schedules_that_make_no_sense() {
     let odd = json!([section("가나 1_.x", 1, 1, 0), section("B", 2, 3, 1_000_000_000)]);
     let made = with(odd).send().await.is(201);
     assert_eq!(made["total_seats"], 7);
+    for (starts_at, member) in [("1970-01-01T00:00:00Z", "schedules_from"), ("9998-12-31T23:59:59.5Z", "schedules_to")]
+    {
+        at(starts_at).send().await.is(201);
+        let concert = api.get(&format!("/v1/concerts/{id}")).send().await.is(200);
+        assert!(NaiveDate::parse_from_str(shapes::text(&concert[member]), "%Y-%m-%d").is_ok(), "{concert}");
+    }
+    let problem = at("2030-01-01T00:00:60Z").send().await.problem(400, "invalid-parameter");
+    assert_eq!(problem["errors"][0]["pointer"], "/starts_at", "{problem}");
 }
