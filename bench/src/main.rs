@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: puts load on a running system, and on its comparators, in turn, and says what came of it.
 
-mod comparators;
+pub mod comparators;
 mod http;
 mod load;
 mod peers;
@@ -49,6 +49,9 @@ struct RunArgs {
     /// A few minutes instead of as long as it takes
     #[arg(long)]
     quick: bool,
+    /// Without those that it is compared with
+    #[arg(long)]
+    alone: bool,
     /// Only these scenarios
     #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
     only: Vec<String>,
@@ -78,7 +81,9 @@ async fn main() -> Result<()> {
         Command::Run(args) => run(args).await,
         // A service has all cores, as ours has.
         Command::Sync(settings) => on_all_cores(comparators::sync::serve(settings)),
-        Command::Bare { listen } => on_all_cores(comparators::bare::serve(listen)),
+        Command::Bare { listen } => {
+            on_all_cores(comparators::bare::serve(listen, comparators::bare::Bodies::typical()?))
+        }
     }
 }
 
@@ -97,9 +102,11 @@ async fn run(args: RunArgs) -> Result<()> {
     let bench = Bench {
         world,
         processes: Processes::new(&args.dev_dir),
-        sync: peers.sync,
-        bare: peers.bare,
+        peers,
+        database_url: args.database.database_url.clone(),
+        folder: args.dev_dir.join("pgbench"),
         quick: args.quick,
+        alone: args.alone,
     };
     let wanted = NAMES.iter().filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == **name));
     let mut rows = Vec::new();

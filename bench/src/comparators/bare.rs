@@ -1,5 +1,102 @@
-pub(crate) async fn serve(listen: std::net::SocketAddr) -> anyhow::Result<()> {
-    let l = tokio::net::TcpListener::bind(listen).await?;
-    axum::serve(l, axum::Router::new().fallback(|| async { "{}" })).await?;
+//! The ceiling of the HTTP stack: the same routes, answered with fixed bytes of the same size and the same headers. No token is
+//! checked, nothing is parsed, nothing is kept.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use chrono::{DateTime, TimeDelta};
+use common::bodies::{ReservationBody, ReservationStatus, ReservedSeat, TokenBody, TokenIdentity};
+use common::ids::{ConcertId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
+use common::keys::{KeyRing, QueueClaims, QueueTokens};
+use common::lifecycle;
+use common::messages::tokens::QueueState;
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+/// What is answered.
+#[derive(Debug, Clone)]
+pub struct Bodies {
+    /// To `GET /v1/queue-token`: a *token body*.
+    pub queue_token: Bytes,
+    /// To `POST /v1/reservations`: a *reservation*.
+    pub reservation: Bytes,
+}
+
+impl Bodies {
+    /// Bodies as a buyer in line gets them, and one who holds one seat.
+    ///
+    /// # Errors
+    /// None that depends on anything outside.
+    pub fn typical() -> anyhow::Result<Self> {
+        let keys: KeyRing = "bare:a key of the length that keys have to have".parse().map_err(anyhow::Error::msg)?;
+        let at = DateTime::from_timestamp_micros(1_800_000_000_123_456).context("a time in range")?;
+        let (uuid, concert_id) = (Uuid::from_u128(0x0123_4567_89ab_8def_8123_4567_89ab_cdef), ConcertId(1_234));
+        let claims = QueueClaims::new(TokenId(uuid), UserId(uuid), concert_id, 123_456, at);
+        let queue_token = QueueTokens::new(keys).sign(&claims, "bare");
+        let identity =
+            TokenIdentity { queue_token, token_id: TokenId(uuid), concert_id, issued_at: claims.issued_at() };
+        let token = TokenBody::waiting(identity, 100_000, QueueState::Open, 600, 1_000);
+        let reservation = ReservationBody {
+            reservation_id: ReservationId(uuid),
+            status: ReservationStatus::Held,
+            schedule_id: ScheduleId(1_234),
+            concert_id,
+            seats: vec![ReservedSeat {
+                seat_id: SeatId((1_234 << 18) + 20_000),
+                label: "A-100-42".to_owned(),
+                price: 150_000,
+            }],
+            total: 150_000,
+            currency: "KRW".to_owned(),
+            hold_expires_at: at + TimeDelta::minutes(5),
+            payment_required: true,
+            payment_id: None,
+        };
+        Ok(Self {
+            queue_token: serde_json::to_vec(&token)?.into(),
+            reservation: serde_json::to_vec(&reservation)?.into(),
+        })
+    }
+}
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// The address is taken.
+pub async fn serve(listen: SocketAddr, bodies: Bodies) -> anyhow::Result<()> {
+    let stop = lifecycle::shutdown_signal()?;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    tracing::info!(address = %listener.local_addr()?, "the bare server listens");
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    });
+    axum::serve(listener, router(bodies)).with_graceful_shutdown(stop.cancelled_owned()).await?;
     Ok(())
+}
+
+fn router(bodies: Bodies) -> Router {
+    let Bodies { queue_token, reservation } = bodies;
+    let poll = move || async move {
+        let headers = [
+            (header::CONTENT_TYPE, "application/json"),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::RETRY_AFTER, "5"),
+        ];
+        (headers, queue_token)
+    };
+    // The request's body is read, as by a server that has a use for it.
+    let hold = move |_request: Bytes| async move {
+        let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+        let applied = [("preference-applied", "wait=10")];
+        (StatusCode::CREATED, headers, applied, reservation).into_response()
+    };
+    Router::new().route("/v1/queue-token", get(poll)).route("/v1/reservations", post(hold))
 }

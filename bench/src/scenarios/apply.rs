@@ -13,6 +13,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use uuid::Uuid;
 
 use super::Bench;
+use crate::comparators::pgbench::{self, Ground};
 use crate::processes::us_each;
 use crate::report::{Figures, Row};
 use crate::world::{Buyer, House, open_queue};
@@ -21,6 +22,9 @@ const WORKER: &str = "reservation-worker";
 const HOLDS_EACH: usize = 16;
 /// Seats that one schedule can have.
 const SEATS_MAX: usize = 200_000;
+/// Holds of one transaction of pgbench's batch, and the part of the seats that row by row takes.
+const PGBENCH_BATCH: usize = 200;
+const PGBENCH_ROWS_PART: usize = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(10);
 
@@ -29,7 +33,9 @@ pub(super) async fn apply(bench: &Bench) -> Result<Row> {
     let count = if bench.quick { 100_000 } else { 1_000_000 };
     let schedules = count / SEATS_MAX.min(count);
     let each = count / schedules;
-    let house = bench.world.house(schedules, i64::try_from(each)?, open_queue()).await?;
+    // Two more: for Postgres alone.
+    let mut house = bench.world.house(schedules + 2, i64::try_from(each)?, open_queue()).await?;
+    let alone = house.schedules.split_off(schedules);
     let buyers = bench.world.buyers(each / HOLDS_EACH).await?;
     let pid = bench.processes.pid(WORKER)?.to_string();
     signal(&pid, "STOP")?;
@@ -52,7 +58,19 @@ pub(super) async fn apply(bench: &Bench) -> Result<Row> {
     let cpu = us_each(&before, &bench.processes.cpu(), count as u64);
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let figures = Figures::of_rate(count as f64 / elapsed);
-    Ok(Row::new("apply", BTreeMap::from([("ours", figures)]), cpu, bench.processes.memory_mb()))
+    let row = Row::new("apply", BTreeMap::from([("ours", figures)]), cpu, bench.processes.memory_mb());
+    if bench.alone {
+        return Ok(row);
+    }
+    let ground = |schedule: i64| Ground {
+        database_url: &bench.database_url,
+        folder: &bench.folder,
+        schedule_id: ScheduleId(schedule),
+        total_seats: i64::try_from(each).unwrap_or_default(),
+    };
+    let batch = pgbench::batch(&ground(alone[0]), i64::try_from(each / PGBENCH_BATCH)?)?;
+    let rows = pgbench::rows(&ground(alone[1]), i64::try_from(each / PGBENCH_ROWS_PART)?)?;
+    Ok(row.against("batch", Figures::of_rate(batch)).against("rows", Figures::of_rate(rows)))
 }
 
 fn signal(pid: &str, name: &str) -> Result<()> {

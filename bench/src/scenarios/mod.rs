@@ -9,11 +9,14 @@ mod seat_map;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use common::config::Secret;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::load::Measured;
+use crate::peers::Peers;
 use crate::processes::{Cpu, Processes, us_each};
 use crate::report::{Figures, Row};
 use crate::world::World;
@@ -44,11 +47,14 @@ pub(crate) const NAMES: [&str; 15] = [
 pub(crate) struct Bench {
     pub(crate) world: World,
     pub(crate) processes: Processes,
-    /// The comparators' addresses.
-    pub(crate) sync: SocketAddr,
-    pub(crate) bare: SocketAddr,
+    pub(crate) peers: Peers,
+    /// For pgbench, and the folder for its scripts.
+    pub(crate) database_url: Secret,
+    pub(crate) folder: PathBuf,
     /// A few minutes in all, instead of as long as it takes.
     pub(crate) quick: bool,
+    /// Nobody but ours.
+    pub(crate) alone: bool,
 }
 
 /// Who is asked.
@@ -107,12 +113,10 @@ impl Bench {
         if self.quick { full / 4 } else { full }
     }
 
-    fn address(&self, peer: Peer) -> SocketAddr {
-        match peer {
-            Peer::Ours => self.world.api,
-            Peer::Sync => self.sync,
-            Peer::Bare => self.bare,
-        }
+    /// Lets this one run, and no other; where it is.
+    fn turn_of(&self, peer: Peer) -> SocketAddr {
+        self.peers.turn_of(peer.name());
+        self.peers.address(peer.name()).unwrap_or(self.world.api)
     }
 
     /// Lets the peers take turns, ours first: A B A B.
@@ -124,10 +128,11 @@ impl Bench {
     ) -> Result<Row> {
         let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
         let (mut cpu, mut count) = (Cpu::new(), 0);
+        let peers = if self.alone { &[Peer::Ours] } else { peers };
         let turns = (0..ROUNDS).flat_map(|_| peers.iter().copied()).enumerate();
         for (number, peer) in turns {
             let progress = progress(name, peer);
-            let turn_now = Turn { peer, address: self.address(peer), number };
+            let turn_now = Turn { peer, address: self.turn_of(peer), number };
             let before = self.processes.cpu();
             let measured = turn(turn_now, &progress).await?;
             progress.finish_and_clear();
@@ -140,6 +145,7 @@ impl Bench {
             }
             figures.entry(peer.name()).or_default().add(&measured)?;
         }
+        self.turn_of(Peer::Ours);
         Ok(Row::new(name, figures, us_each(&Cpu::new(), &scaled_to_seconds(cpu), count), self.processes.memory_mb()))
     }
 }

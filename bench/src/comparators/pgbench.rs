@@ -1,0 +1,313 @@
+//! Postgres alone: pgbench runs the statements of a hold, row by row as [`super::sync`] sends them, or 200 holds in one transaction as
+//! the reservation worker does. No HTTP, no tokens, no log, no rules: what the database could do if all else were free.
+//!
+//! Both take fresh seats of a schedule that is theirs alone, one seat a hold, and leave everything there. Buyers and reservations have
+//! ids that are made from the seat's.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail, ensure};
+use common::config::Secret;
+use common::ids::ScheduleId;
+
+use super::sync::{HOLD_READ, HOLD_TAKE};
+
+/// Connections of the row-by-row run: as many as the synchronous service has.
+const ROW_CLIENTS: i64 = 16;
+/// Holds in one transaction of the batch run.
+const BATCH_HOLDS: i64 = 200;
+/// Where Debian has the programs of each version.
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+/// Where the seats are.
+#[derive(Debug, Clone, Copy)]
+pub struct Ground<'a> {
+    /// Postgres, as a URL.
+    pub database_url: &'a Secret,
+    /// Where the scripts are written; it is made if it is not there.
+    pub folder: &'a Path,
+    /// A schedule in which nobody else holds seats meanwhile.
+    pub schedule_id: ScheduleId,
+    /// How many seats it has.
+    pub total_seats: i64,
+}
+
+/// Holds seats row by row, one a transaction, over 16 connections; answers holds per second. At most `transactions`, and no more than
+/// there are seats.
+///
+/// # Errors
+/// There is no pgbench, it failed, too few seats are left, or not all that it held are there afterwards.
+pub fn rows(ground: &Ground<'_>, transactions: i64) -> anyhow::Result<f64> {
+    let run = Run { name: "rows", clients: ROW_CLIENTS, holds: 1, settings: ROW_SETTINGS };
+    run.measure(ground, transactions, rows_script)
+}
+
+/// Holds 200 seats a transaction over one connection; answers holds per second. At most `transactions`, and no more than there are
+/// seats.
+///
+/// # Errors
+/// As [`rows`].
+pub fn batch(ground: &Ground<'_>, transactions: i64) -> anyhow::Result<f64> {
+    let run = Run { name: "batch", clients: 1, holds: BATCH_HOLDS, settings: BATCH_SETTINGS };
+    run.measure(ground, transactions, |_| batch_script())
+}
+
+/// As the synchronous service's connections.
+const ROW_SETTINGS: &str = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan";
+/// As a worker's.
+const BATCH_SETTINGS: &str = "-c enable_seqscan=off";
+
+struct Run {
+    name: &'static str,
+    clients: i64,
+    holds: i64,
+    settings: &'static str,
+}
+
+impl Run {
+    fn measure(
+        &self,
+        ground: &Ground<'_>,
+        transactions: i64,
+        script: impl FnOnce(&State) -> String,
+    ) -> anyhow::Result<f64> {
+        let state = State::read(ground)?;
+        let left = ground.total_seats - state.taken;
+        let rounds = (transactions / self.clients).min(left / (self.clients * self.holds));
+        ensure!(rounds > 0, "{left} seats are left in schedule {}: too few", ground.schedule_id);
+        fs::create_dir_all(ground.folder).with_context(|| format!("cannot make {}", ground.folder.display()))?;
+        let file = ground.folder.join(format!("{}.sql", self.name));
+        fs::write(&file, script(&state)).with_context(|| format!("cannot write {}", file.display()))?;
+        let first = (ground.schedule_id.0 << 18) + 1 + state.taken;
+        let output = program("pgbench")?
+            .args(["--no-vacuum", "--protocol=prepared", "--define=round=-1"])
+            .arg(format!("--define=first={first}"))
+            .arg(format!("--define=clients={}", self.clients))
+            .arg(format!("--client={}", self.clients))
+            .arg(format!("--transactions={rounds}"))
+            .arg(format!("--file={}", file.display()))
+            .arg(ground.database_url.expose())
+            .env("PGOPTIONS", self.settings)
+            .output()
+            .context("cannot start pgbench")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "pgbench failed: {}", String::from_utf8_lossy(&output.stderr));
+        let held = State::read(ground)?.taken - state.taken;
+        let expected = rounds * self.clients * self.holds;
+        ensure!(held == expected, "pgbench made {held} holds instead of {expected}");
+        let holds = u32::try_from(self.holds).map(f64::from)?;
+        Ok(tps(&text).with_context(|| format!("pgbench told no tps: {text}"))? * holds)
+    }
+}
+
+/// Of `tps = 1234.567890 (without initial connection time)`.
+fn tps(text: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("tps = "))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What is in the database before a run.
+struct State {
+    concert_id: i64,
+    /// Seats that are held; they are taken in order, so these are the first ones.
+    taken: i64,
+}
+
+impl State {
+    fn read(ground: &Ground<'_>) -> anyhow::Result<Self> {
+        let id = ground.schedule_id;
+        let query = format!(
+            "SELECT concert_id, (SELECT count(*) FROM seats WHERE seat_id BETWEEN {id}::bigint << 18
+                                 AND ({id}::bigint << 18) + 262143 AND status <> 'AVAILABLE')
+             FROM schedules WHERE schedule_id = {id}"
+        );
+        let output = program("psql")?
+            .args(["--no-psqlrc", "--tuples-only", "--no-align", "--field-separator= ", "--command", &query])
+            .arg(ground.database_url.expose())
+            .output()
+            .context("cannot start psql")?;
+        ensure!(output.status.success(), "psql failed: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut numbers = text.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(concert_id)), Some(Ok(taken))) => Ok(Self { concert_id, taken }),
+            _ => bail!("there is no schedule {id}"),
+        }
+    }
+}
+
+/// A program of Postgres: where `pg_config` says, where Debian has it, or on the path.
+fn program(name: &str) -> anyhow::Result<Command> {
+    let told = match Command::new("pg_config").arg("--bindir").output() {
+        Ok(output) => Some(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error).context("cannot start pg_config"),
+    };
+    let mut debian: Vec<PathBuf> = match fs::read_dir(DEBIAN) {
+        Ok(versions) => versions.flatten().map(|version| version.path().join("bin")).collect(),
+        Err(_) => Vec::new(),
+    };
+    debian.sort();
+    let found = told.into_iter().chain(debian.into_iter().rev()).map(|folder| folder.join(name)).find(|it| it.exists());
+    Ok(Command::new(found.unwrap_or_else(|| name.into())))
+}
+
+/// Puts expressions in the places of `$1`, `$2`, ….
+fn fill(statement: &str, parameters: &[&str]) -> String {
+    // From behind, so that `$1` is not found in `$10`.
+    (1..)
+        .zip(parameters)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .fold(statement.to_owned(), |text, (number, expression)| {
+            text.replace(&format!("${number}"), &format!("({expression})"))
+        })
+}
+
+/// The id of the buyer, the reservation and the request of a seat. A seat is taken once, so they are new.
+fn id_of(seat: &str) -> String {
+    format!("lpad(to_hex({seat}), 32, '0')::uuid")
+}
+
+/// A reservation's body, as long as one is. pgbench takes a colon before a word for one of its variables, so there are blanks.
+fn body_of(seat: &str, id: &str) -> String {
+    format!(
+        r#"'{{"reservation_id": "' || {id} || '", "status": "HELD", "schedule_id": 1234, "concert_id": 1234, "seats": [{{"seat_id": ' || {seat}
+           || ', "label": "A-100-42", "price": 150000}}], "total": 150000, "currency": "KRW", "hold_expires_at": "' || now()
+           || '", "payment_required": true, "payment_id": null}}'"#
+    )
+}
+
+/// One hold in one transaction, as in `sync::holds`; the buyer's lock comes in one round trip with BEGIN.
+fn rows_script(state: &State) -> String {
+    let seat = ":seat::bigint";
+    let (id, seats) = (id_of(seat), format!("ARRAY[{seat}]"));
+    let schedule = format!("{seat} >> 18");
+    let concert = format!("{}::bigint", state.concert_id);
+    let body = body_of(seat, &id);
+    let read = fill(HOLD_READ, &[&id, &concert, seat, &id, &schedule, &seats]);
+    let end = "now() + interval '5 minutes'";
+    let take = fill(HOLD_TAKE, &[&id, &id, &concert, &schedule, &seats, "150000::bigint", end, &body]);
+    format!(
+        r"\set round :round + 1
+\set seat :first + :round * :clients + :client_id
+\startpipeline
+BEGIN;
+SELECT pg_advisory_xact_lock({seat});
+\endpipeline
+{read};
+{take};
+COMMIT;
+"
+    )
+}
+
+/// An array with one element for each hold, `i` from 0.
+fn array(expression: &str) -> String {
+    format!("ARRAY(SELECT {expression} FROM generate_series(0, {}) AS i)", BATCH_HOLDS - 1)
+}
+
+/// A batch of the reservation worker: its statements in its order, as `workers/src/runtime/store.rs`, `workers/src/users.rs` and
+/// `workers/src/reservations/store.rs` have them, with arrays that Postgres makes itself instead of reading them from the wire.
+fn batch_script() -> String {
+    let seat = ":seat::bigint + i";
+    let (ids, seats) = (array(&id_of(seat)), array(seat));
+    let (one, schedules) = (array("1::bigint"), array(&format!("({seat}) >> 18")));
+    let (now, places) = (array("now()"), array("(i + 1)::integer"));
+    let bodies = array(&body_of(&format!("({seat})"), &id_of(seat)));
+    let text = |text: &str| array(&format!("'{text}'::text"));
+    let known = fill(KNOWN, &[&ids]);
+    let users = fill(USERS, &[&ids]);
+    let lock_schedules = fill(LOCK_SCHEDULES, &["ARRAY[:seat::bigint >> 18]"]);
+    let lock_seats = fill(LOCK_SEATS, &[&seats]);
+    let live = fill(LIVE_SEATS, &[&schedules, &ids]);
+    let ends = array("now() + interval '5 minutes'");
+    let insert = fill(
+        INSERT_HOLDS,
+        &[&ids, &ids, &one, &schedules, &array("150000::bigint"), &now, &ends, &places, &places, &seats],
+    );
+    let update = fill(UPDATE_SEATS, &[&seats, &ids]);
+    let hash = array("NULL::text");
+    let outcomes = fill(
+        INSERT_OUTCOMES,
+        &[
+            &ids,
+            &ids,
+            &text("reservation.hold"),
+            &array("'SUCCEEDED'::request_status"),
+            &array("201::smallint"),
+            &bodies,
+            &hash,
+            &now,
+            &now,
+            &text("bench.pgbench"),
+            &array("0"),
+            &seats,
+        ],
+    );
+    let advance = fill(ADVANCE, &["'bench.pgbench'", "ARRAY[0]", "ARRAY[:seat::bigint]", "now()"]);
+    let statements = [known, users, lock_schedules, lock_seats, live, insert, update, outcomes, advance].join(";\n");
+    format!("\\set round :round + 1\n\\set seat :first + :round * {BATCH_HOLDS}\nBEGIN;\n{statements};\nCOMMIT;\n")
+}
+
+const KNOWN: &str = r#"SELECT now(), r.request_id, r.user_id, r.kind, r.status, r.http_status, r.body, r.request_hash, r.submitted_at,
+       r.finished_at, r.topic, r.partition, r."offset"
+FROM (SELECT 1) AS one LEFT JOIN requests r ON r.request_id = ANY($1)"#;
+
+const USERS: &str = "SELECT user_id FROM users WHERE user_id = ANY($1)";
+
+const LOCK_SCHEDULES: &str =
+    "SELECT pg_advisory_xact_lock(id) FROM (SELECT id FROM UNNEST($1::bigint[]) AS t (id) ORDER BY id) AS sorted";
+
+const LOCK_SEATS: &str =
+    "SELECT seat_id, status = 'AVAILABLE' FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE";
+
+const LIVE_SEATS: &str = "SELECT p.schedule_id, p.user_id, SUM(cardinality(r.seat_ids))::bigint
+FROM UNNEST($1::bigint[], $2::uuid[]) AS p (schedule_id, user_id)
+JOIN reservations r ON r.user_id = p.user_id AND r.schedule_id = p.schedule_id
+WHERE r.status IN ('HELD', 'PAID')
+GROUP BY p.schedule_id, p.user_id";
+
+const INSERT_HOLDS: &str =
+    "INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
+SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first : last]
+FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::timestamptz[],
+            $8::integer[], $9::integer[]) AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)";
+
+const UPDATE_SEATS: &str = "UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
+FROM UNNEST($1::bigint[], $2::uuid[]) AS t (seat_id, reservation_id) WHERE s.seat_id = t.seat_id";
+
+const INSERT_OUTCOMES: &str = r#"INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at,
+                      finished_at, topic, partition, "offset")
+SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
+FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
+            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
+     AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)"#;
+
+const ADVANCE: &str = "INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
+SELECT $1, partition, next_offset, $4 FROM UNNEST($2::integer[], $3::bigint[]) AS t (partition, next_offset)
+ORDER BY partition
+ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, log_time = excluded.log_time
+WHERE excluded.next_offset > a.next_offset";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_take_the_places_of_parameters() {
+        let expressions = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+        assert_eq!(fill("SELECT $1, $10, $2", &expressions), "SELECT (a), (j), (b)");
+    }
+
+    #[test]
+    fn the_rate_is_found() {
+        let text = "latency average = 1.2 ms\ninitial connection time = 7 ms\ntps = 5123.4 (without initial connection time)\n";
+        assert_eq!(tps(text), Some(5123.4));
+        assert_eq!(tps("nothing"), None);
+    }
+}
