@@ -55,11 +55,15 @@ pub(crate) fn take_over(consumer: &BaseConsumer<Reports>, topic: &str, starts: &
     let assignment = consumer.assignment()?;
     let (old, new): (Positions, Positions) =
         starts.iter().partition(|(partition, _)| assignment.find_partition(topic, **partition).is_some());
-    if !new.is_empty() {
+    // The group asks for an answer, even when it assigns nothing.
+    if !new.is_empty() || old.is_empty() {
         consumer.incremental_assign(&list(topic, &new)?)?;
     }
     if !old.is_empty() {
         seek(consumer, topic, &old)?;
+    }
+    if starts.is_empty() {
+        return Ok(());
     }
     if let Err(error) = consumer.commit(&list(topic, starts)?, CommitMode::Sync) {
         // The next commit of each partition says the same and more.

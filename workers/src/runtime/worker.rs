@@ -171,7 +171,11 @@ impl<W: Word> Worker<W> {
                 () = next_tick(&mut ticks) => self.tick().await?,
                 _ = purges.tick() => self.purge().await,
                 _ = looks.tick() => self.look_back().await?,
-                _ = retries.tick(), if !self.aside.is_empty() => self.try_again().await?,
+                _ = retries.tick(), if !self.aside.is_empty() => {
+                    self.try_again().await?;
+                    // From now on: others have their turn meanwhile, however long this took.
+                    retries.reset();
+                }
                 next = feed.fed.recv() => match next {
                     Some(first) => self.work_off(first, feed).await?,
                     None => bail!("the consumer has ended"),
