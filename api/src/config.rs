@@ -133,9 +133,9 @@ pub(crate) struct Bounds {
     /// How long the broker may take to acknowledge a record before the caller is told 504, in milliseconds.
     #[arg(long, env = "API_DELIVERY_MS_MAX", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=120_000))]
     pub(crate) delivery_ms_max: u64,
-    /// How long the producer gathers records before it sends them (`linger.ms`), in milliseconds: 0 is best for a lone
-    /// request, 1 to 5 under load.
-    #[arg(long, env = "API_LINGER_MS", default_value_t = 0.0)]
+    /// How long the records of a crowd are gathered before they are sent (`linger.ms`), in milliseconds. A lone request is sent at
+    /// once, whatever this is.
+    #[arg(long, env = "API_LINGER_MS", default_value_t = 3.0)]
     pub(crate) linger_ms: f64,
     /// Finished requests that are remembered.
     #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 100_000)]

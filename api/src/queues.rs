@@ -22,7 +22,9 @@ const REFRESH: Duration = Duration::from_millis(200);
 /// How long such a read may take.
 const REFRESH_MAX: Duration = Duration::from_secs(1);
 /// When a token's state is read again although the results topic said nothing.
-const STATE_FRESH: Duration = Duration::from_secs(10);
+const STATE_FRESH: Duration = Duration::from_mins(1);
+/// A result that is older than this tells no news: it is told again.
+const NEWS: Duration = Duration::from_secs(10);
 /// Counters that tell whether a token changed while its row was read.
 const STRIPES: usize = 1_024;
 
@@ -295,7 +297,7 @@ impl TokenStates {
         self.moved(concert, buyer);
         let ended = self.get(concert, buyer, token).is_some_and(|(state, _)| state == TokenState::Ended);
         // Results are delivered at least once: this one may be told again, long after the token's end.
-        let is_news = (Utc::now() - told_at).to_std().unwrap_or_default() < STATE_FRESH;
+        let is_news = (Utc::now() - told_at).to_std().unwrap_or_default() < NEWS;
         if !ended && is_news {
             let state = TokenState::Active(until);
             self.states.insert((concert, buyer), Remembered { token, state, read_at: Instant::now() });

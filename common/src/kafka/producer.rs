@@ -54,10 +54,17 @@ pub enum ProduceError {
     Refused(KafkaError),
 }
 
+/// So many records under way make a crowd: from here on, gathering costs a caller less than it saves him.
+const CROWD_RECORDS: i32 = 24;
+
 /// A producer; clones share one.
+///
+/// With a linger it is two: a lone record is sent at once, those of a crowd are gathered. Each keeps the order of its records; between
+/// records that are under way at the same time there is none.
 #[derive(Clone)]
 pub struct Producer {
-    inner: FutureProducer<QuietContext>,
+    quick: FutureProducer<QuietContext>,
+    gathering: Option<FutureProducer<QuietContext>>,
 }
 
 /// How long a producer tries.
@@ -70,16 +77,26 @@ pub enum Patience {
 }
 
 impl Producer {
-    /// A producer that gathers records for `linger` before it sends them.
+    /// A producer that gathers the records of a crowd for `linger` before it sends them; zero: it never does.
     ///
     /// # Errors
     /// The configuration is refused by librdkafka.
     pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> anyhow::Result<Self> {
+        let gathering = (!linger.is_zero()).then(|| Self::single(config, client_id, patience, linger)).transpose()?;
+        Ok(Self { quick: Self::single(config, client_id, patience, Duration::ZERO)?, gathering })
+    }
+
+    fn single(
+        config: &KafkaConfig,
+        client_id: &str,
+        patience: Patience,
+        linger: Duration,
+    ) -> anyhow::Result<FutureProducer<QuietContext>> {
         let message_timeout = match patience {
             Patience::Caller(limit) => limit.as_millis(),
             Patience::Endless => 0,
         };
-        let inner = super::base_config(config, client_id)
+        let producer = super::base_config(config, client_id)
             // A retry inside the producer neither doubles nor reorders.
             .set("enable.idempotence", "true")
             // 202 means: on all in-sync replicas.
@@ -93,7 +110,7 @@ impl Producer {
             .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
             .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX)
             .create_with_context(QuietContext::default())?;
-        Ok(Self { inner })
+        Ok(producer)
     }
 
     /// Hands a record over, in order, without waiting; the future tells when it is acknowledged.
@@ -105,7 +122,8 @@ impl Producer {
         out.partition = record.partition;
         out.key = record.key;
         out.payload = record.value;
-        match self.inner.send_result(out) {
+        let crowd = self.gathering.as_ref().filter(|_| self.in_flight() >= CROWD_RECORDS);
+        match crowd.unwrap_or(&self.quick).send_result(out) {
             Ok(future) => Ok(Delivery(future)),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(ProduceError::QueueFull),
             Err((error, _)) => Err(ProduceError::Refused(error)),
@@ -114,7 +132,7 @@ impl Producer {
 
     /// Records handed over and not acknowledged yet.
     pub fn in_flight(&self) -> i32 {
-        self.inner.in_flight_count()
+        self.both().map(rdkafka::producer::Producer::in_flight_count).sum()
     }
 
     /// Waits until all is acknowledged, at most `wait_max`.
@@ -122,7 +140,11 @@ impl Producer {
     /// # Errors
     /// What is left was not acknowledged.
     pub fn flush(&self, wait_max: Duration) -> Result<(), KafkaError> {
-        self.inner.flush(wait_max)
+        self.both().try_for_each(|producer| producer.flush(wait_max))
+    }
+
+    fn both(&self) -> impl Iterator<Item = &FutureProducer<QuietContext>> {
+        [&self.quick].into_iter().chain(&self.gathering)
     }
 }
 

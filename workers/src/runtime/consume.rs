@@ -1,13 +1,13 @@
 //! The consumer: one OS thread that does nothing but poll, and hands what it polled to the worker through a bounded channel.
 //!
-//! When the channel is full the partitions are paused and polling goes on, so the group never takes a worker that waits
+//! When the channel stays full the partitions are paused and polling goes on, so the group never takes a worker that waits
 //! for its database for dead. Rebalances are only reported here: the worker finishes what is revoked and hands it back itself.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -25,6 +25,10 @@ use tokio::sync::mpsc;
 const FED_RECORDS_MAX: usize = 2_000;
 /// How long a poll waits for a record. A record that comes meanwhile ends it.
 const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long the worker may take to make room before its partitions are paused. A pause throws away what was fetched ahead, so
+/// a worker that is merely busy is waited for.
+const PAUSE_AFTER: Duration = Duration::from_secs(1);
+const FULL_WAIT: Duration = Duration::from_millis(1);
 /// How long a poll waits while the worker is behind.
 const PAUSED_POLL_WAIT: Duration = Duration::from_millis(2);
 const STATISTICS_MS: &str = "5000";
@@ -131,9 +135,15 @@ struct Poller {
 
 impl Poller {
     fn run(mut self) {
-        let mut paused = false;
+        let (mut paused, mut full_since) = (false, None);
         while !self.stop.load(Ordering::Relaxed) {
             self.hand_over();
+            if self.waiting.is_empty() {
+                full_since = None;
+            } else if full_since.get_or_insert_with(Instant::now).elapsed() < PAUSE_AFTER {
+                std::thread::sleep(FULL_WAIT);
+                continue;
+            }
             if self.waiting.is_empty() == paused {
                 paused = self.set_paused(!paused);
             }
