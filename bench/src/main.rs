@@ -98,11 +98,10 @@ async fn run(args: RunArgs) -> Result<()> {
     let pool = common::database::pool(&args.database, "bench", 4)?;
     let (access, queue) = (AccessTokens::new(args.access_token_keys), QueueTokens::new(args.queue_token_keys));
     let world = World::new(api, pool.clone(), access, queue, &args.admin_key);
-    let peers = Peers::start()?;
     let bench = Bench {
         world,
         processes: Processes::new(&args.dev_dir),
-        peers,
+        peers: Peers::default(),
         database_url: args.database.database_url.clone(),
         folder: args.dev_dir.join("pgbench"),
         quick: args.quick,

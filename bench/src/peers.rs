@@ -1,77 +1,66 @@
-//! The comparators as processes of their own: started for the run, stopped while it is another one's turn, killed after it.
+//! The comparators as processes of their own: each is started for its turn and killed after it, so that none disturbs another.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Comparators that serve, and the argument that says where.
+const SERVERS: [(&str, &str); 2] = [("sync", "--sync-listen"), ("bare", "--listen")];
 
-/// Comparators that serve.
+/// The comparator whose turn it is.
+#[derive(Default)]
 pub(crate) struct Peers {
-    peers: Vec<Peer>,
+    running: Mutex<Option<Peer>>,
+}
+
+impl Peers {
+    /// Ends the one whose turn it was, and starts this one; where it listens. None: there is none of that name.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn turn_of(&self, name: &str) -> Result<Option<SocketAddr>> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        *running = None;
+        let Some((name, listen)) = SERVERS.iter().find(|(server, _)| *server == name) else { return Ok(None) };
+        let peer = Peer::start(name, listen)?;
+        let address = peer.address;
+        *running = Some(peer);
+        Ok(Some(address))
+    }
 }
 
 struct Peer {
-    name: &'static str,
     address: SocketAddr,
     child: Child,
 }
 
-impl Peers {
-    /// Starts this program once more for each.
-    pub(crate) fn start() -> Result<Self> {
-        let mut started = Self { peers: Vec::new() };
-        for (name, listen) in [("sync", "--sync-listen"), ("bare", "--listen")] {
-            let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-            let mut command = Command::new(std::env::current_exe()?);
-            command.args([name, listen, &address.to_string()]).stdin(Stdio::null());
-            let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-            started.peers.push(Peer { name, address, child });
-        }
-        for peer in &mut started.peers {
-            let begun = Instant::now();
-            while TcpStream::connect(peer.address).is_err() {
-                if begun.elapsed() > READY_WITHIN || peer.child.try_wait()?.is_some() {
-                    bail!("{} does not listen at {}; its error stands above", peer.name, peer.address);
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            peer.signal(Signal::STOP);
-        }
-        Ok(started)
-    }
-
-    /// Where a comparator listens; None: there is none of that name.
-    pub(crate) fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.peers.iter().find(|peer| peer.name == name).map(|peer| peer.address)
-    }
-
-    /// Lets this one run, and no other.
-    pub(crate) fn turn_of(&self, name: &str) {
-        for peer in &self.peers {
-            peer.signal(if peer.name == name { Signal::CONT } else { Signal::STOP });
-        }
-    }
-}
-
 impl Peer {
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            // Not waited for, so the pid is still the child's. It may have ended by itself.
-            let _ = kill_process(pid, signal);
+    /// Starts this program once more, and waits until it listens.
+    fn start(name: &str, listen: &str) -> Result<Self> {
+        let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([name, listen, &address.to_string()]).stdin(Stdio::null());
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let mut peer = Self { address, child };
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            if begun.elapsed() > READY_WITHIN || peer.child.try_wait()?.is_some() {
+                bail!("{name} does not listen at {address}; its error stands above");
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(peer)
     }
 }
 
-impl Drop for Peers {
+impl Drop for Peer {
     fn drop(&mut self) {
-        for peer in &mut self.peers {
-            // Both fail only if it has ended already.
-            let _ = peer.child.kill();
-            let _ = peer.child.wait();
-        }
+        // Both fail only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -114,9 +114,8 @@ impl Bench {
     }
 
     /// Lets this one run, and no other; where it is.
-    fn turn_of(&self, peer: Peer) -> SocketAddr {
-        self.peers.turn_of(peer.name());
-        self.peers.address(peer.name()).unwrap_or(self.world.api)
+    fn turn_of(&self, peer: Peer) -> Result<SocketAddr> {
+        Ok(self.peers.turn_of(peer.name())?.unwrap_or(self.world.api))
     }
 
     /// Lets the peers take turns, ours first: A B A B.
@@ -132,7 +131,7 @@ impl Bench {
         let turns = (0..ROUNDS).flat_map(|_| peers.iter().copied()).enumerate();
         for (number, peer) in turns {
             let progress = progress(name, peer);
-            let turn_now = Turn { peer, address: self.turn_of(peer), number };
+            let turn_now = Turn { peer, address: self.turn_of(peer)?, number };
             let before = self.processes.cpu();
             let measured = turn(turn_now, &progress).await?;
             progress.finish_and_clear();
@@ -145,7 +144,7 @@ impl Bench {
             }
             figures.entry(peer.name()).or_default().add(&measured)?;
         }
-        self.turn_of(Peer::Ours);
+        self.turn_of(Peer::Ours)?;
         Ok(Row::new(name, figures, us_each(&Cpu::new(), &scaled_to_seconds(cpu), count), self.processes.memory_mb()))
     }
 }
