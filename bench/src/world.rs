@@ -151,6 +151,7 @@ impl World {
         measured.await?.expect(&[201])?;
         let buyers = buyers.into_inner();
         ensure!(buyers.iter().all(|buyer| !buyer.queue_token.is_empty()), "not all buyers were admitted");
+        self.analyze().await?;
         Ok(buyers)
     }
 

@@ -75,6 +75,14 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// The statuses that a success may have: the comparator refuses those who wait too long for a connection to the database, and
+    /// that counts as an answer.
+    fn made(self) -> &'static [u16] {
+        if self == Self::Sync { &[201, 503] } else { &[201] }
+    }
+}
+
 /// One peer's turn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turn {

@@ -31,6 +31,7 @@ pub(super) async fn payments(bench: &Bench) -> Result<Row> {
         let peer = if number % 2 == 0 { Peer::Ours } else { Peer::Sync };
         holds.push(hold_each(bench, &buyers[..counts(peer)], *schedule).await?);
     }
+    bench.world.analyze().await?;
     bench
         .in_turn("payments", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             pay_each(turn, &buyers, &holds[turn.number], progress).await
@@ -72,7 +73,7 @@ async fn pay_each(turn: Turn, buyers: &[Buyer], holds: &[String], progress: &Pro
         let request = Request { method: "POST", path: "/v1/payments", headers: &headers, body: &body };
         Ok(connection.call(&request).await?.status)
     });
-    measured.await?.expect(&[201])
+    measured.await?.expect(turn.peer.made())
 }
 
 /// Charges, several by each buyer.
@@ -89,7 +90,7 @@ pub(super) async fn charges(bench: &Bench) -> Result<Row> {
                     Request { method: "POST", path: "/v1/balance/charges", headers: &headers, body: "{\"amount\":1}" };
                 Ok(connection.call(&request).await?.status)
             });
-            measured.await?.expect(&[201])
+            measured.await?.expect(turn.peer.made())
         })
         .await
 }
