@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::http::{Answer, Api, Call, Outcome, Way};
 use crate::shapes;
 use crate::show::Show;
-use crate::wait::{eventually, met, s};
+use crate::wait::{eventually, eventually_each, met, s};
 
 /// How often a waiting token is polled: below the limit of five a second.
 const POLL_EVERY: Duration = Duration::from_millis(250);
@@ -77,24 +77,17 @@ impl Buyer {
 
     /// Polls until the token is admitted; its body.
     pub async fn admitted(&self, concert_id: i64) -> Value {
-        eventually("the token is admitted", s(15), async || {
+        eventually_each(POLL_EVERY, "the token is admitted", s(15), async || {
             let body = self.poll(concert_id).await.is(200);
-            if body["admitted"] == true {
-                return Ok(body);
-            }
-            tokio::time::sleep(POLL_EVERY).await;
-            Err(body)
+            met(body["admitted"] == true, body)
         })
         .await
     }
 
     /// Polls until the token has ended.
     pub async fn token_ends(&self, concert_id: i64, within: Duration) -> Answer {
-        eventually("the queue token ends", within, async || {
+        eventually_each(POLL_EVERY, "the queue token ends", within, async || {
             let answer = self.poll(concert_id).await;
-            if answer.status != 302 {
-                tokio::time::sleep(POLL_EVERY).await;
-            }
             met(answer.status == 302, answer)
         })
         .await

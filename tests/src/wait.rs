@@ -12,13 +12,26 @@ const LOOK_EVERY: Duration = Duration::from_millis(60);
 ///
 /// # Panics
 /// It is not within `within`; the message has what it said last.
-pub async fn eventually<T, E: Debug>(what: &str, within: Duration, mut check: impl AsyncFnMut() -> Result<T, E>) -> T {
+pub async fn eventually<T, E: Debug>(what: &str, within: Duration, check: impl AsyncFnMut() -> Result<T, E>) -> T {
+    eventually_each(LOOK_EVERY, what, within, check).await
+}
+
+/// The same, for a condition that may be looked at this often only.
+///
+/// # Panics
+/// As [`eventually`].
+pub async fn eventually_each<T, E: Debug>(
+    every: Duration,
+    what: &str,
+    within: Duration,
+    mut check: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let begun = Instant::now();
     loop {
         match check().await {
             Ok(value) => return value,
             Err(last) if begun.elapsed() > within => panic!("not within {within:?}: {what}; last: {last:?}"),
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            Err(_) => tokio::time::sleep(every).await,
         }
     }
 }

@@ -75,14 +75,6 @@ impl Peer {
     }
 }
 
-impl Peer {
-    /// The statuses that a success may have: the comparator refuses those who wait too long for a connection to the database, and
-    /// that counts as an answer.
-    fn made(self) -> &'static [u16] {
-        if self == Self::Sync { &[201, 503] } else { &[201] }
-    }
-}
-
 /// One peer's turn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Turn {
@@ -144,21 +136,17 @@ impl Bench {
             let measured = turn(turn_now, &progress).await?;
             progress.finish_and_clear();
             if peer == Peer::Ours {
-                let used = us_each(&before, &self.processes.cpu(), 1);
-                for (name, us) in used {
-                    *cpu.entry(name).or_default() += us;
+                for (name, now) in self.processes.cpu() {
+                    let then = before.get(&name).copied().unwrap_or_default();
+                    *cpu.entry(name).or_default() += now - then;
                 }
                 count += measured.count;
             }
             figures.entry(peer.name()).or_default().add(&measured)?;
         }
         self.turn_of(Peer::Ours)?;
-        Ok(Row::new(name, figures, us_each(&Cpu::new(), &scaled_to_seconds(cpu), count), self.processes.memory_mb()))
+        Ok(Row::new(name, figures, us_each(&Cpu::new(), &cpu, count), self.processes.memory_mb()))
     }
-}
-
-fn scaled_to_seconds(us: Cpu) -> Cpu {
-    us.into_iter().map(|(name, us)| (name, us / 1e6)).collect()
 }
 
 fn progress(name: &str, peer: Peer) -> ProgressBar {

@@ -37,7 +37,7 @@ pub(super) async fn joins(bench: &Bench) -> Result<Row> {
                 let request = Request { method: "POST", path: &path, headers: &headers, body: "" };
                 Ok(connection.call(&request).await?.status)
             });
-            measured.await?.expect(turn.peer.made())
+            measured.await?.expect(&[201])
         })
         .await
 }
