@@ -57,18 +57,18 @@ async fn purchase(connection: &mut Connection, house: &House, buyer: &Buyer, i: 
 }
 
 async fn status(connection: &mut Connection, request: &Request<'_>, wanted: u16) -> std::io::Result<u16> {
-    let answer = connection.call(request).await?;
-    if answer.status == wanted {
-        return Ok(wanted);
-    }
-    let body = String::from_utf8_lossy(answer.body);
-    Err(std::io::Error::other(format!("{} {}: {} {body}", request.method, request.path, answer.status)))
+    body(connection, request, wanted).await.map(|_| wanted)
 }
 
 async fn value(connection: &mut Connection, request: &Request<'_>, wanted: u16) -> std::io::Result<Value> {
+    Ok(serde_json::from_slice(body(connection, request, wanted).await?).unwrap_or_default())
+}
+
+/// The body of an answer that has the wanted status.
+async fn body<'a>(connection: &'a mut Connection, request: &Request<'_>, wanted: u16) -> std::io::Result<&'a [u8]> {
     let answer = connection.call(request).await?;
     if answer.status == wanted {
-        return Ok(serde_json::from_slice(answer.body).unwrap_or_default());
+        return Ok(answer.body);
     }
     let body = String::from_utf8_lossy(answer.body);
     Err(std::io::Error::other(format!("{} {}: {} {body}", request.method, request.path, answer.status)))

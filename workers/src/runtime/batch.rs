@@ -52,7 +52,7 @@ pub(crate) enum Applied {
     Done(Done),
     /// The worker is told to stop, and the batch has not gone through.
     Stopped,
-    /// The database knows less than it did: it was restored from a backup. Nothing was applied.
+    /// The database knows less than it did: it was restored from a backup. What was applied of a batch that was split is read again.
     WentBack,
 }
 
