@@ -108,6 +108,7 @@ async fn run(args: RunArgs) -> Result<()> {
         alone: args.alone,
     };
     let wanted = NAMES.iter().filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == **name));
+    bench.warm_up().await.context("warming up")?;
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for name in wanted {
         match bench.run(name).await {

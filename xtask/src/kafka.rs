@@ -21,6 +21,8 @@ const POM: &str = include_str!("../kafka/pom.xml");
 const SERVER_PROPERTIES: &str = include_str!("../kafka/server.properties");
 /// Small heap, no parallel collector, and only the quick compiler: cheapest for a broker that lives for minutes.
 const JVM_OPTIONS: [&str; 3] = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// Further options of the broker's JVM, as its own start script has it.
+pub(crate) const KAFKA_OPTS: &str = "KAFKA_OPTS";
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 const LOG_LINES_SHOWN: usize = 20;
 
@@ -71,7 +73,8 @@ impl Kafka {
     /// The command that runs the broker.
     pub(crate) fn command(&self) -> Command {
         let mut command = self.java();
-        command.args(JVM_OPTIONS).args(["kafka.Kafka"]).arg(self.properties());
+        let further = std::env::var(KAFKA_OPTS).unwrap_or_default();
+        command.args(JVM_OPTIONS).args(further.split_whitespace()).arg("kafka.Kafka").arg(self.properties());
         command
     }
 

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 
-use super::{Bench, Peer, ROUNDS, Turn};
+use super::{Bench, Peer, ROUNDS, Turn, progress};
 use crate::http::{Connection, Request};
 use crate::load::{Measured, at_once, open_loop};
 use crate::report::Row;
 use crate::world::{Buyer, House, open_queue};
 
 const CALLERS: usize = 512;
+/// So many until a fresh broker's cost of a hold stays the same.
+const WARM_UP_HOLDS: usize = 64_000;
 /// Holds of one buyer in one schedule; the concert allows 20.
 const HOLDS_EACH: usize = 16;
 /// What is slower by an order gets fewer requests, so that the run does not last for ever.
@@ -74,6 +76,15 @@ async fn waiting<B: Fn(usize) -> String>(
         Ok(holds.hold(connection, i, Some("wait=30")).await?.0)
     })
     .await
+}
+
+/// Holds that nobody measures.
+pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
+    let house = bench.world.house(1, rows_of_seats(WARM_UP_HOLDS), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, WARM_UP_HOLDS / HOLDS_EACH).await?;
+    let turn = Turn { peer: Peer::Ours, address: bench.world.api, number: 0 };
+    let holds = Holds { buyers, body: |i| seat_body(house.schedules[0], index(i)) };
+    waiting(turn, WARM_UP_HOLDS, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
 }
 
 /// Distinct seats of one schedule, all callers at once.

@@ -86,6 +86,11 @@ pub(crate) struct Turn {
 }
 
 impl Bench {
+    /// Lets the broker compile what it runs, and all parts open what they need, before anything is measured.
+    pub(crate) async fn warm_up(&self) -> Result<()> {
+        holds::warm_up(self).await
+    }
+
     /// Runs one scenario.
     pub(crate) async fn run(&self, name: &str) -> Result<Row> {
         match name {

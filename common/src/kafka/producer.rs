@@ -1,6 +1,7 @@
 //! The producer: idempotent, acknowledged by all in-sync replicas, and never a hidden wait.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
@@ -54,17 +55,55 @@ pub enum ProduceError {
     Refused(KafkaError),
 }
 
-/// So many records under way make a crowd: from here on, gathering costs a caller less than it saves him.
-const CROWD_RECORDS: i32 = 24;
+/// A crowd: so many records within one window make gathering cost a caller less than it saves him.
+const CROWD_RECORDS: u32 = 24;
+const CROWD_WINDOW_MS: u128 = 10;
 
 /// A producer; clones share one.
 ///
-/// With a linger it is two: a lone record is sent at once, those of a crowd are gathered. Each keeps the order of its records; between
+/// That of callers is two: a lone record is sent at once, those of a crowd are gathered. Each keeps the order of its records; between
 /// records that are under way at the same time there is none.
 #[derive(Clone)]
 pub struct Producer {
     quick: FutureProducer<QuietContext>,
-    gathering: Option<FutureProducer<QuietContext>>,
+    gathering: Option<(FutureProducer<QuietContext>, Arc<Pace>)>,
+}
+
+/// How fast records come.
+struct Pace {
+    begun: Instant,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    window: u128,
+    now: u32,
+    before: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { begun: Instant::now(), counts: Mutex::default() }
+    }
+
+    /// Counts a record; whether it is one of a crowd.
+    fn is_crowd(&self) -> bool {
+        let window = self.begun.elapsed().as_millis() / CROWD_WINDOW_MS;
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.note(window)
+    }
+}
+
+impl Counts {
+    fn note(&mut self, window: u128) -> bool {
+        if window != self.window {
+            self.before = if window == self.window + 1 { self.now } else { 0 };
+            (self.window, self.now) = (window, 0);
+        }
+        self.now += 1;
+        self.now.max(self.before) >= CROWD_RECORDS
+    }
 }
 
 /// How long a producer tries.
@@ -77,13 +116,27 @@ pub enum Patience {
 }
 
 impl Producer {
-    /// A producer that gathers the records of a crowd for `linger` before it sends them; zero: it never does.
+    /// A producer that gathers records for `linger` before it sends them, and keeps their order.
     ///
     /// # Errors
     /// The configuration is refused by librdkafka.
     pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> anyhow::Result<Self> {
+        Ok(Self { quick: Self::single(config, client_id, patience, linger)?, gathering: None })
+    }
+
+    /// A producer for requests of many callers: it gathers only the records of a crowd; with a `linger` of zero none.
+    ///
+    /// # Errors
+    /// The configuration is refused by librdkafka.
+    pub fn of_callers(
+        config: &KafkaConfig,
+        client_id: &str,
+        patience: Patience,
+        linger: Duration,
+    ) -> anyhow::Result<Self> {
+        let quick = Self::single(config, client_id, patience, Duration::ZERO)?;
         let gathering = (!linger.is_zero()).then(|| Self::single(config, client_id, patience, linger)).transpose()?;
-        Ok(Self { quick: Self::single(config, client_id, patience, Duration::ZERO)?, gathering })
+        Ok(Self { quick, gathering: gathering.map(|producer| (producer, Arc::new(Pace::new()))) })
     }
 
     fn single(
@@ -122,8 +175,8 @@ impl Producer {
         out.partition = record.partition;
         out.key = record.key;
         out.payload = record.value;
-        let crowd = self.gathering.as_ref().filter(|_| self.in_flight() >= CROWD_RECORDS);
-        match crowd.unwrap_or(&self.quick).send_result(out) {
+        let gathering = self.gathering.as_ref().filter(|(_, pace)| pace.is_crowd());
+        match gathering.map_or(&self.quick, |(producer, _)| producer).send_result(out) {
             Ok(future) => Ok(Delivery(future)),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(ProduceError::QueueFull),
             Err((error, _)) => Err(ProduceError::Refused(error)),
@@ -144,7 +197,7 @@ impl Producer {
     }
 
     fn both(&self) -> impl Iterator<Item = &FutureProducer<QuietContext>> {
-        [&self.quick].into_iter().chain(&self.gathering)
+        [&self.quick].into_iter().chain(self.gathering.iter().map(|(producer, _)| producer))
     }
 }
 
@@ -172,5 +225,20 @@ impl Delivery {
             }),
             Err(_) => Err(ProduceError::Unknown(KafkaError::Canceled)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_many_records_in_a_short_time() {
+        let mut counts = Counts::default();
+        assert!((1..CROWD_RECORDS).all(|_| !counts.note(7)));
+        assert!(counts.note(7), "the last one makes it a crowd");
+        assert!(counts.note(8), "and it still is one when the next window begins");
+        assert!(!counts.note(9), "but not for ever");
+        assert!((0..100).all(|window| !counts.note(2 * window + 11)));
     }
 }

@@ -15,7 +15,7 @@ struct Settings {
     currency: String,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
     workers::runtime::run(settings.worker, Payments::new(settings.currency)).await

@@ -16,7 +16,7 @@ struct Settings {
     queue_token_keys: KeyRing,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
     workers::runtime::run(settings.worker, Tokens::new(QueueTokens::new(settings.queue_token_keys))).await

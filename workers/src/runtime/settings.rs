@@ -29,9 +29,12 @@ pub struct WorkerSettings {
     /// How long outcomes are kept, in hours: a day longer than the topics keep records, so that no record outlives its outcome.
     #[arg(long, env = "REQUESTS_KEPT_HOURS", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_kept_hours: u32,
-    /// How long results are gathered before they are sent, in milliseconds.
-    #[arg(long, env = "RESULTS_LINGER_MS", default_value_t = 0)]
-    pub results_linger_ms: u64,
+    /// How long results are gathered before they are sent, in milliseconds: a batch's go out together.
+    #[arg(long, env = "RESULTS_LINGER_MS", default_value_t = 0.5)]
+    pub results_linger_ms: f64,
+    /// How long records are gathered after a batch of many, in milliseconds. After a small one the next is taken at once.
+    #[arg(long, env = "BATCH_DWELL_MS", default_value_t = 0)]
+    pub batch_dwell_ms: u64,
 }
 
 impl WorkerSettings {
@@ -42,6 +45,6 @@ impl WorkerSettings {
 
     /// How long results are gathered.
     pub fn results_linger(&self) -> Duration {
-        Duration::from_millis(self.results_linger_ms)
+        Duration::from_secs_f64(self.results_linger_ms.max(0.0) / 1_000.0)
     }
 }

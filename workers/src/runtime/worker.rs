@@ -37,6 +37,8 @@ const PURGE_ROWS_MAX: i64 = 10_000;
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before looking again whether the cause of a record is applied.
 const CAUSE_WAIT: Duration = Duration::from_millis(20);
+/// A batch of so many is one of a crowd: the next one gathers, because each batch costs as much as some dozens of records.
+const DWELL_RECORDS: usize = 16;
 /// How often to look whether the database still knows what it was told, when no record asks.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(5);
 
@@ -73,6 +75,8 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
         partitions: None,
         assigned,
         batch_max: usize::from(settings.batch_records_max),
+        dwell: Duration::from_millis(settings.batch_dwell_ms),
+        last_batch: 0,
         requests_kept_hours: settings.requests_kept_hours,
     };
     tokio::spawn(oldest.clone().tell());
@@ -149,6 +153,9 @@ pub(super) struct Worker<W> {
     pub(super) partitions: Option<i32>,
     pub(super) assigned: Arc<AtomicBool>,
     batch_max: usize,
+    dwell: Duration,
+    /// Records of the last batch.
+    last_batch: usize,
     requests_kept_hours: u32,
 }
 
@@ -187,6 +194,9 @@ impl<W: Word> Worker<W> {
 
     /// Works off what has arrived: records up to a batch, or what interrupts them.
     async fn work_off(&mut self, first: Fed, feed: &mut Feed) -> anyhow::Result<()> {
+        if self.last_batch >= DWELL_RECORDS {
+            tokio::time::sleep(self.dwell).await;
+        }
         let mut records = Vec::new();
         let mut next = Some(first);
         let interruption = loop {
@@ -219,6 +229,7 @@ impl<W: Word> Worker<W> {
         metrics::histogram!("boxoffice_batch_records").record(records.len() as f64);
         self.oldest.is(oldest);
         let total = records.len();
+        self.last_batch = total;
         self.catch_up().await;
         let mut done = match self.applier.apply(records).await? {
             Applied::Done(done) => done,
