@@ -16,3 +16,7 @@ pub mod request_id;
 pub mod seating;
 pub mod telemetry;
 pub mod topics;
+
+/// Records and answers are made on one thread and dropped on another, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
