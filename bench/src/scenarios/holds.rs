@@ -18,7 +18,7 @@ const CALLERS: usize = 512;
 /// So many until a fresh broker's cost of a hold stays the same.
 const WARM_UP_HOLDS: usize = 64_000;
 /// Holds of one buyer in one schedule; the concert allows 20.
-const HOLDS_EACH: usize = 16;
+const HOLDS_EACH: usize = 4;
 /// What is slower by an order gets fewer requests, so that the run does not last for ever.
 const SYNC_PART: usize = 5;
 const CONTENDED_SEATS: i64 = 20;

@@ -33,7 +33,7 @@ pub struct WorkerSettings {
     #[arg(long, env = "RESULTS_LINGER_MS", default_value_t = 0.5)]
     pub results_linger_ms: f64,
     /// How long records are gathered after a batch of many, in milliseconds. After a small one the next is taken at once.
-    #[arg(long, env = "BATCH_DWELL_MS", default_value_t = 0)]
+    #[arg(long, env = "BATCH_DWELL_MS", default_value_t = 3)]
     pub batch_dwell_ms: u64,
 }
 
