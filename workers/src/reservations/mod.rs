@@ -103,6 +103,8 @@ impl Word for Reservations {
 
     fn forget(&mut self) {
         self.maps.clear();
+        self.schedules.forget();
+        self.users.forget();
     }
 }
 

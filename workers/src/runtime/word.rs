@@ -270,6 +270,7 @@ pub trait Word: Send + 'static {
         async { Ok(Emissions::default()) }
     }
 
-    /// Drops what is remembered of the database's changeable rows: a transaction was rolled back, or partitions moved.
+    /// Drops all that is remembered of the database, rows that never change too: a transaction was rolled back, partitions moved, or
+    /// the database was restored from a backup that lacks them.
     fn forget(&mut self) {}
 }
