@@ -354,21 +354,29 @@ async fn b_10_the_database_may_be_restored_while_the_workers_run() {
     let (api, pool) = (Api::new(), database::pool().await);
     let show = Show::new(&api).await;
     let brief = Show::with(&api, json!({"hold_seconds": 5})).await;
+    let elsewhere = Show::new(&api).await;
     let cast = Cast::new(&show).await;
     cast.slow.enter(brief.concert_id).await;
     // Whoever looks at the seats is there before the backup.
-    let ([one], [_]) = (show.pick().await, brief.pick().await);
+    let ([one], [_], [any]) = (show.pick().await, brief.pick().await, elsewhere.pick().await);
     let early = cast.early.hold(&show, &[one], Way::Wait).await.ok(201);
     let backup = Backup::take(&pool).await;
     seats_change_hands(&show, &brief, &cast, &early).await;
+    // The worker has seen this one, and must not believe that it still knows him.
+    let newcomer = elsewhere.buyer(PRICE).await;
+    let held = newcomer.hold(&elsewhere, &[any], Way::Wait).await.ok(201);
     log::caught_up(s(30)).await;
+    let mut dead = Reader::at_the_end_of(&[&dead_letters(RESERVATIONS)]);
     let before = seen(&pool, &cast.all()).await;
-    assert_eq!(backup.restore(&pool).await, Vec::<Value>::new(), "it knows all buyers");
+    assert_eq!(backup.restore(&pool).await.len(), 1, "it knows all buyers but the newcomer");
     assert_ne!(seen(&pool, &cast.all()).await, before, "the old state is back");
     // Whoever comes first makes them look.
     cast.early.charge(7, Way::Poll).await.ok(201);
     let now = cast.early.balance().await;
     is_seen_again_but_for(&pool, &cast.all(), &before, "accounts").await;
+    let what = "the newcomer's hold among the dead letters";
+    let letter = dead.find(what, s(30), |letter| letter.json()["request_id"] == held["reservation_id"]).await;
+    assert_eq!(letter.header_text("kafka_dlt-exception-fqcn"), Some("boxoffice.Unrepeatable"));
     let entries: i64 = cast.early.entries().await.iter().map(|entry| shapes::int(&entry["amount"])).sum();
     assert_eq!(now, entries, "the charge came on top of all that was told");
     audit::audit_at_rest(&pool).await;

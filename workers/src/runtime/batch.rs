@@ -99,7 +99,7 @@ fn read<W: Word>(records: Vec<Record>, memory: &Memory) -> (Vec<Read<W::Command>
     (readable, dead)
 }
 
-/// What a batch moves in the log: each partition from its first record to behind its last.
+/// What a batch moves in the log: each partition from where reading stood before its first record to behind its last.
 #[derive(Default)]
 struct Span {
     first: Positions,
@@ -112,7 +112,7 @@ impl Span {
     fn of(records: &[Record]) -> Self {
         let mut span = Self::default();
         for record in records {
-            span.first.entry(record.partition).or_insert(record.offset);
+            span.first.entry(record.partition).or_insert(record.since);
             let next = span.next.entry(record.partition).or_default();
             *next = (record.offset + 1).max(*next);
             span.log_time = span.log_time.max(record.appended_at);
