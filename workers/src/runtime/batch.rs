@@ -177,12 +177,19 @@ impl<W: Word> Applier<W> {
         loop {
             let began = Instant::now();
             let tried = self.transact(part, advance).await;
-            if let Ok(Part::Applied(_)) = &tried {
-                metrics::histogram!("boxoffice_apply_seconds").record(began.elapsed().as_secs_f64());
-                return Ok(tried?);
-            }
+            let error = match tried {
+                Ok(Part::Applied(done)) => {
+                    metrics::histogram!("boxoffice_apply_seconds").record(began.elapsed().as_secs_f64());
+                    return Ok(Part::Applied(done));
+                }
+                // Rolled back, as after an error: what the word remembers of it never was.
+                Ok(other) => {
+                    self.word.forget();
+                    return Ok(other);
+                }
+                Err(error) => error,
+            };
             self.word.forget();
-            let Err(error) = tried else { return Ok(tried?) };
             match classify(&error) {
                 ErrorClass::Transient => {
                     metrics::counter!("boxoffice_apply_retries_total").increment(1);
@@ -238,7 +245,7 @@ impl<W: Word> Applier<W> {
         }
         transaction.commit().await?;
         count(&outcomes, repeats);
-        done.results = tell(part, outcomes);
+        done.results = tell(part, outcomes, W::TOPIC);
         Ok(Part::Applied(done))
     }
 
@@ -344,13 +351,23 @@ fn count(outcomes: &HashMap<RequestId, RequestResult>, repeats: usize) {
 fn tell<C: Command>(
     part: &[Read<C>],
     mut outcomes: HashMap<RequestId, RequestResult>,
+    topic: &str,
 ) -> Vec<(i32, RequestResult, Option<String>)> {
     part.iter()
-        .filter_map(|read| {
-            let result = outcomes.remove(&read.logged.command.request_id())?;
-            Some((read.logged.partition, result, read.logged.traceparent.clone()))
+        .filter_map(|Read { logged, .. }| {
+            let mut result = outcomes.remove(&logged.command.request_id())?;
+            // A repeat's comes from the database, which does not keep this; but after a restore it is asked for.
+            result.began = result.began.or_else(|| began(logged, &result.source, topic));
+            Some((logged.partition, result, logged.traceparent.clone()))
         })
         .collect()
+}
+
+/// Where a request began that `source` decided: there, if None; else at the record that its second half names, or this is it.
+fn began<C: Command>(logged: &Logged<C>, source: &Source, topic: &str) -> Option<Source> {
+    let here = Source { topic: topic.to_owned(), partition: logged.partition, offset: logged.offset };
+    let named = logged.command.origin().and_then(|origin| origin.source.clone());
+    named.or_else(|| (source.topic != topic).then_some(here))
 }
 
 impl Done {
@@ -376,3 +393,7 @@ pub(crate) fn event_records(
 ) -> Vec<(i32, ResultRecord, Option<String>)> {
     events.into_iter().map(|event| (event.partition(partitions), event.into(), None)).collect()
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;
