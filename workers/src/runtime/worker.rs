@@ -242,7 +242,7 @@ impl<W: Word> Worker<W> {
             told.dead_letters.push(self.sender.send(|| self.office.address(letter)).await?);
         }
         metrics::counter!("boxoffice_dead_letters_total").increment(dead.len() as u64);
-        let too_many = self.limit.note(total, dead.len());
+        let too_many = self.limit.note(total, dead.iter().filter(|letter| letter.is_its_writers_fault()).count());
         let (results, emissions) = done.into_records(self.topic_partitions()?);
         told.results = results;
         told.messages = emissions.messages;
