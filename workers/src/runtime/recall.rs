@@ -100,6 +100,20 @@ impl Memory {
         self.applied = applied;
     }
 
+    /// Takes notice, once all is read, of how far the database was after that; what it knows by then is not remembered.
+    pub(crate) fn check(&mut self, applied: Applied) {
+        self.note(applied);
+        if self.is_active() {
+            tracing::warn!(
+                outcomes = self.told.len(),
+                "the database is behind what was told; it is caught up by the log, and what was told stays"
+            );
+        } else {
+            self.told.clear();
+            self.places.clear();
+        }
+    }
+
     /// The database knows all that was told.
     pub(crate) fn forget(&mut self) {
         if !self.told.is_empty() {
@@ -181,13 +195,6 @@ pub(crate) fn recall<W: Word>(reader: &Reader<'_>, mut applied: Applied) -> anyh
     let Some(since) = since else { return Ok(Memory::default()) };
     let mut memory = reader.told_since::<W>(since, &applied)?;
     (memory.applied, memory.beginnings) = (applied, beginnings);
-    if memory.is_active() {
-        tracing::warn!(
-            outcomes = memory.told.len(),
-            %since,
-            "the database is behind what was told; it is caught up by the log, and what was told stays"
-        );
-    }
     Ok(memory)
 }
 
@@ -321,3 +328,7 @@ enum Next {
     /// Nothing more of this one.
     Partition,
 }
+
+#[cfg(test)]
+#[path = "recall_tests.rs"]
+mod tests;

@@ -45,7 +45,7 @@ impl<W: Word> Worker<W> {
         let (consumer, asked) = (self.consumer.clone(), partitions.to_vec());
         let (kafka, stop) = (self.kafka.clone(), self.applier.stop.clone());
         let known = applied.own.keys().copied().collect();
-        let (all, starts, gone, memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let (all, starts, gone, mut memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
             let reader = Reader::open::<W>(&kafka, &stop)?;
             let beginnings: Positions =
                 reader.watermarks(W::TOPIC)?.into_iter().map(|(id, (beginning, _))| (id, beginning)).collect();
@@ -55,6 +55,8 @@ impl<W: Word> Worker<W> {
         })
         .await??;
         tracing::debug!(?starts, "starting offsets");
+        // Others went on meanwhile: what they told since is applied by now.
+        memory.check(self.applied().await?);
         self.applier.word.tokens_told(&self.applier.pool, memory.fates(), false).await?;
         self.applier.known = known;
         self.applier.memory = memory;
