@@ -11,9 +11,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use common::config::KafkaConfig;
 use common::ids::{RequestId, TokenId};
 use common::kafka::consumer::range_reader_config;
+use common::kafka::context::QuietContext;
 use common::messages::results::{RequestResult, ResultRecord, TokenEvent};
 use common::topics;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::metadata::MetadataTopic;
@@ -203,14 +204,15 @@ pub(crate) type Watermarks = BTreeMap<i32, (i64, i64)>;
 
 /// Reads any topic, on a connection of its own: on the group's, each question would wait behind the fetch that waits for records.
 pub(crate) struct Reader<'a> {
-    consumer: BaseConsumer<DefaultConsumerContext>,
+    consumer: BaseConsumer<QuietContext>,
     stop: &'a CancellationToken,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn open<W: Word>(kafka: &KafkaConfig, stop: &'a CancellationToken) -> anyhow::Result<Self> {
-        let consumer =
-            range_reader_config(kafka, &format!("{}-recall", W::WORKER)).create().context("the Kafka settings")?;
+        let consumer = range_reader_config(kafka, &format!("{}-recall", W::WORKER))
+            .create_with_context(QuietContext::default())
+            .context("the Kafka settings")?;
         Ok(Self { consumer, stop })
     }
 
