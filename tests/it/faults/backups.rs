@@ -347,10 +347,20 @@ async fn b_10_an_old_backup_is_caught_up_and_what_was_told_stays() {
     the_log_moves(&api).await;
 }
 
+async fn the_holds_are_replayed(processes: &Processes, api: &Api) {
+    processes.end("reservation-worker", "TERM").await;
+    let group = "boxoffice-reservations";
+    let reset = ["--reset-offsets", "--to-earliest", "--execute", "--group", group, "--topic", RESERVATIONS];
+    processes.kafka("kafka-consumer-groups", &reset).await;
+    processes.up(1).await;
+    workers_are_ready(api).await;
+    log::caught_up(s(60)).await;
+}
+
 /// The workers only see that their connections break, and go on with what is there then.
 #[tokio::test]
 async fn b_10_the_database_may_be_restored_while_the_workers_run() {
-    let _processes = Processes::begin().await;
+    let processes = Processes::begin().await;
     let (api, pool) = (Api::new(), database::pool().await);
     let show = Show::new(&api).await;
     let brief = Show::with(&api, json!({"hold_seconds": 5})).await;
@@ -366,18 +376,30 @@ async fn b_10_the_database_may_be_restored_while_the_workers_run() {
     let newcomer = elsewhere.buyer(PRICE).await;
     let held = newcomer.hold(&elsewhere, &[any], Way::Wait).await.ok(201);
     log::caught_up(s(30)).await;
-    let mut dead = Reader::at_the_end_of(&[&dead_letters(RESERVATIONS)]);
+    let mut dead =
+        Reader::at_the_end_of(&[TOKENS, RESERVATIONS, PAYMENTS].map(dead_letters).each_ref().map(String::as_str));
     let before = seen(&pool, &cast.all()).await;
-    assert_eq!(backup.restore(&pool).await.len(), 1, "it knows all buyers but the newcomer");
+    let lost = backup.restore(&pool).await;
+    assert_eq!(lost.len(), 1, "it knows all buyers but the newcomer");
     assert_ne!(seen(&pool, &cast.all()).await, before, "the old state is back");
     // Whoever comes first makes them look.
     cast.early.charge(7, Way::Poll).await.ok(201);
     let now = cast.early.balance().await;
     is_seen_again_but_for(&pool, &cast.all(), &before, "accounts").await;
-    let what = "the newcomer's hold among the dead letters";
-    let letter = dead.find(what, s(30), |letter| letter.json()["request_id"] == held["reservation_id"]).await;
+    log::caught_up(s(30)).await;
+    let letters = dead.rest().await;
+    let is_the_hold = |letter: &&Record| letter.json()["request_id"] == held["reservation_id"];
+    let letter = letters.iter().find(is_the_hold).expect("the newcomer's hold is a dead letter");
     assert_eq!(letter.header_text("kafka_dlt-exception-fqcn"), Some("boxoffice.Unrepeatable"));
+    the_holds_are_replayed(&processes, &api).await;
+    assert!(dead.rest().await.iter().any(|letter| is_the_hold(&letter)), "and is one again");
+    let id: uuid::Uuid = shapes::uuid(&held["reservation_id"]).parse().expect("a UUID");
+    let sql = "SELECT status::text FROM requests WHERE request_id = $1";
+    let failed: Option<String> = sqlx::query_scalar(sql).bind(id).fetch_optional(&pool).await.expect("Postgres");
+    assert_eq!(failed, None, "what was told to have succeeded has not failed since");
     let entries: i64 = cast.early.entries().await.iter().map(|entry| shapes::int(&entry["amount"])).sum();
     assert_eq!(now, entries, "the charge came on top of all that was told");
+    audit::audit_at_rest(&pool).await;
+    bring_back(&pool, &lost, &letters).await;
     audit::audit_at_rest(&pool).await;
 }

@@ -76,7 +76,11 @@ impl Done {
 }
 
 /// Tells readable records from dead letters. With each goes what was told of it before the database forgot it.
-fn read<W: Word>(records: Vec<Record>, memory: &Memory) -> (Vec<Read<W::Command>>, Vec<DeadLetter>) {
+fn read<W: Word>(
+    records: Vec<Record>,
+    memory: &Memory,
+    applied_before: &Positions,
+) -> (Vec<Read<W::Command>>, Vec<DeadLetter>) {
     let (mut readable, mut dead) = (Vec::with_capacity(records.len()), Vec::new());
     for record in records {
         match messages::read::<W::Command>(record.key.as_deref(), record.value.as_deref()) {
@@ -85,6 +89,7 @@ fn read<W: Word>(records: Vec<Record>, memory: &Memory) -> (Vec<Read<W::Command>
                 let logged = Logged {
                     cause_pending: memory.is_active() && memory.is_pending(&W::cause(&command, told.as_deref())),
                     told,
+                    applied_before: applied_before.get(&record.partition).is_some_and(|next| record.offset < *next),
                     command,
                     asked_at: record.asked_at(),
                     partition: record.partition,
@@ -130,6 +135,8 @@ pub(crate) struct Applier<W> {
     pub(crate) memory: Memory,
     /// Partitions of which the database has a row in `applied_offsets`, as far as this worker has seen.
     pub(crate) known: BTreeSet<i32>,
+    /// How far the partitions were applied when this worker took them over.
+    pub(crate) applied_before: Positions,
 }
 
 impl<W: Word> Applier<W> {
@@ -139,7 +146,7 @@ impl<W: Word> Applier<W> {
     /// Fatal ones.
     pub(crate) async fn apply(&mut self, records: Vec<Record>) -> anyhow::Result<Applied> {
         let mut span = Span::of(&records);
-        let (readable, dead_letters) = read::<W>(records, &self.memory);
+        let (readable, dead_letters) = read::<W>(records, &self.memory, &self.applied_before);
         let mut done = Done { dead_letters, ..Done::default() };
         let mut parts = vec![readable];
         // The whole batch first, halves only when the data asks for it; the last part moves the applied offsets.
@@ -269,6 +276,11 @@ impl<W: Word> Applier<W> {
             fresh.into_iter().partition(|read| read.logged.told.as_deref().is_some_and(without_effect));
         let mut new: Vec<RequestResult> =
             settled.iter().filter_map(|read| read.logged.told.as_ref().map(|told| told.result.clone())).collect();
+        let (lost, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|read| is_lost::<W>(&read.logged));
+        done.dead_letters.extend(lost.into_iter().map(|read| DeadLetter {
+            record: read.record.clone(),
+            reason: Unreadable::Unrepeatable("it was applied before, and left no outcome".to_owned()),
+        }));
         if open.is_empty() {
             return Ok(Ok(new));
         }
@@ -294,6 +306,12 @@ impl<W: Word> Applier<W> {
         }
         Ok(if waiting.is_empty() { Ok(new) } else { Err(waiting) })
     }
+}
+
+/// Whether a command was applied without leaving an outcome: it was a dead letter, whose success stands as told, and is one again. To
+/// decide it now would tell a failure.
+fn is_lost<W: Word>(logged: &Logged<W::Command>) -> bool {
+    logged.applied_before && logged.told.is_none() && !W::may_go_on(&logged.command)
 }
 
 enum Part {

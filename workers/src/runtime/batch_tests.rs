@@ -9,8 +9,14 @@ use crate::payments::Payments;
 use crate::reservations::Reservations;
 
 fn read_one<W: Word>(key: &str, value: &Value) -> Vec<Read<W::Command>> {
+    read_before::<W>(0, key, value)
+}
+
+/// A record, when the partition was applied up to `applied` before.
+fn read_before<W: Word>(applied: i64, key: &str, value: &Value) -> Vec<Read<W::Command>> {
     let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.to_string().into_bytes()));
-    let (readable, dead) = read::<W>(vec![Record { key, value, ..record(3, 9) }], &Memory::default());
+    let (readable, dead) =
+        read::<W>(vec![Record { key, value, ..record(3, 9) }], &Memory::default(), &Positions::from([(3, applied)]));
     assert!(dead.is_empty(), "{:?}", dead.first().map(|letter| letter.reason.to_string()));
     readable
 }
@@ -58,5 +64,27 @@ fn a_repeat_is_told_with_the_record_where_it_began() {
         let pay: Vec<Read<PaymentCommand>> = read_one::<Payments>(&user.to_string(), &pay);
         let told = tell(&pay, stored(id), topics::PAYMENTS);
         assert_eq!(serde_json::to_value(&told[0].1.began).unwrap(), began);
+    }
+}
+
+#[test]
+fn what_was_applied_and_left_no_outcome_is_a_dead_letter_again_unless_it_went_on() {
+    let user = Uuid::from_u128(2);
+    let all = json!({"version": 1, "request_id": Uuid::from_u128(1), "user_id": user});
+    let with = |members: Value| {
+        let mut value = all.clone();
+        value.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        value
+    };
+    let charge = with(json!({"type": "balance.charge", "amount": 5}));
+    let charge_at = |applied| read_before::<Payments>(applied, &user.to_string(), &charge).remove(0).logged;
+    assert!(!is_lost::<Payments>(&charge_at(9)), "it is new");
+    assert!(is_lost::<Payments>(&charge_at(10)));
+    let told = stored(Uuid::from_u128(1)).into_values().next().map(|result| Box::new(Told { result, fate: None }));
+    assert!(!is_lost::<Payments>(&Logged { told, ..charge_at(10) }));
+    for (pay, lost) in [(false, true), (true, false)] {
+        let hold = with(json!({"type": "reservation.hold", "schedule_id": 7, "seats": ["A-1-1"], "pay": pay}));
+        let hold = read_before::<Reservations>(10, "7", &hold).remove(0).logged;
+        assert_eq!((hold.applied_before, is_lost::<Reservations>(&hold)), (true, lost), "pay: {pay}");
     }
 }

@@ -45,13 +45,14 @@ impl<W: Word> Worker<W> {
         let (consumer, asked) = (self.consumer.clone(), partitions.to_vec());
         let (kafka, stop) = (self.kafka.clone(), self.applier.stop.clone());
         let known = applied.own.keys().copied().collect();
-        let (all, starts, gone, mut memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let mut applied_before = applied.own.clone();
+        let (watermarks, starts, gone, mut memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
             let reader = Reader::open::<W>(&kafka, &stop)?;
-            let beginnings: Positions =
-                reader.watermarks(W::TOPIC)?.into_iter().map(|(id, (beginning, _))| (id, beginning)).collect();
+            let watermarks = reader.watermarks(W::TOPIC)?;
+            let beginnings: Positions = watermarks.iter().map(|(id, (beginning, _))| (*id, *beginning)).collect();
             let starts = offsets::starts(&consumer, W::TOPIC, &asked, &applied.own, &beginnings)?;
             let gone = offsets::gone(&asked, &applied.own, &beginnings);
-            Ok((i32::try_from(beginnings.len())?, starts, gone, recall::recall::<W>(&reader, applied)?))
+            Ok((watermarks, starts, gone, recall::recall::<W>(&reader, applied)?))
         })
         .await??;
         tracing::debug!(?starts, "starting offsets");
@@ -60,7 +61,10 @@ impl<W: Word> Worker<W> {
         self.applier.word.tokens_told(&self.applier.pool, memory.fates(), false).await?;
         self.applier.known = known;
         self.applier.memory = memory;
-        self.partitions = Some(all);
+        self.partitions = Some(i32::try_from(watermarks.len())?);
+        // A log that ends before that is a new one, and its records are, too.
+        applied_before.retain(|id, next| watermarks.get(id).is_some_and(|(_, end)| *next <= *end));
+        self.applier.applied_before = applied_before;
         self.read_from(starts, gone).await
     }
 

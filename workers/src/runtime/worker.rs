@@ -59,7 +59,14 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
         Publisher::start(sender.clone(), feed.consumer.clone(), W::TOPIC, settings.offset_commit_interval());
     let oldest = Arc::new(Oldest::default());
     let worker = Worker {
-        applier: Applier { word, pool, stop: stop.clone(), memory: Memory::default(), known: BTreeSet::new() },
+        applier: Applier {
+            word,
+            pool,
+            stop: stop.clone(),
+            memory: Memory::default(),
+            known: BTreeSet::new(),
+            applied_before: Positions::new(),
+        },
         consumer: feed.consumer.clone(),
         seeker: feed.seeker.clone(),
         publisher,
