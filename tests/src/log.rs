@@ -89,9 +89,12 @@ impl Writer {
         tokio::task::block_in_place(|| producer.init_transactions(KAFKA_ANSWERS_WITHIN)).expect("Kafka answers");
         producer.begin_transaction().expect("none is open");
         producer.send(record, KAFKA_ANSWERS_WITHIN).await.expect("the topic takes it");
-        let ended = tokio::task::block_in_place(|| match commit {
-            true => producer.commit_transaction(KAFKA_ANSWERS_WITHIN),
-            false => producer.abort_transaction(KAFKA_ANSWERS_WITHIN),
+        let ended = tokio::task::block_in_place(|| {
+            if commit {
+                producer.commit_transaction(KAFKA_ANSWERS_WITHIN)
+            } else {
+                producer.abort_transaction(KAFKA_ANSWERS_WITHIN)
+            }
         });
         ended.expect("Kafka answers");
     }
