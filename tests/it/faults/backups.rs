@@ -272,6 +272,8 @@ async fn a_newcomer_comes_and_goes(api: &Api, pool: &PgPool, show: &Show, cast: 
     newcomer.enter(show.concert_id).await;
     let held = newcomer.hold(show, &[eight], Way::Wait).await.ok(201);
     newcomer.cancel(&held, Way::Wait).await.ok(200);
+    // Told to have failed, and the hold before it cannot be made again: neither may wait for the other.
+    newcomer.buy(show, &[eight], Way::Wait).await.fails(402, "insufficient-balance");
     cast.unsure.enter(show.concert_id).await;
     let given_up = cast.unsure.hold(show, &[nine], Way::Wait).await.ok(201);
     cast.unsure.cancel(&given_up, Way::Wait).await.ok(200);
