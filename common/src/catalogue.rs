@@ -1,4 +1,5 @@
-//! Concerts' and schedules' fixed facts. They never change after they are made, so whoever has read one keeps it.
+//! Concerts' and schedules' fixed facts. They never change after they are made, so whoever has read one keeps it, until the database
+//! is restored from a backup that may lack it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -78,6 +79,11 @@ impl Schedules {
             self.known.insert(schedule.schedule_id, Arc::new(schedule));
         }
         Ok(())
+    }
+
+    /// Reads all anew: the database may be another one.
+    pub fn forget(&mut self) {
+        self.known.clear();
     }
 
     /// A schedule that [`Self::load`] found.

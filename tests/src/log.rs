@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::message::{Headers, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -76,6 +78,25 @@ impl Writer {
         let sent = self.producer.send(record, KAFKA_ANSWERS_WITHIN).await;
         let delivery = sent.unwrap_or_else(|(error, _)| panic!("{topic} takes no record: {error}"));
         Place { partition: delivery.partition, offset: delivery.offset }
+    }
+
+    /// Appends a JSON record in a transaction of its own, which ends with a mark at the next offset.
+    pub async fn append_in_transaction(topic: &str, place: Place, key: &str, value: &Value, commit: bool) {
+        let id = uuid::Uuid::new_v4().to_string();
+        let producer: FutureProducer = config().set("transactional.id", &id).create().expect("plain settings");
+        let text = value.to_string();
+        let record = FutureRecord::to(topic).partition(place.partition).key(key).payload(&text);
+        tokio::task::block_in_place(|| producer.init_transactions(KAFKA_ANSWERS_WITHIN)).expect("Kafka answers");
+        producer.begin_transaction().expect("none is open");
+        producer.send(record, KAFKA_ANSWERS_WITHIN).await.expect("the topic takes it");
+        let ended = tokio::task::block_in_place(|| {
+            if commit {
+                producer.commit_transaction(KAFKA_ANSWERS_WITHIN)
+            } else {
+                producer.abort_transaction(KAFKA_ANSWERS_WITHIN)
+            }
+        });
+        ended.expect("Kafka answers");
     }
 
     /// Appends a JSON record.
@@ -234,6 +255,31 @@ fn list_of(offsets: &Offsets) -> TopicPartitionList {
 pub fn ends_of(topic: &str) -> Offsets {
     let consumer: BaseConsumer = config().create().expect("plain settings");
     watermarks(&consumer, &[topic]).into_iter().map(|(partition, (_, end))| (partition, end)).collect()
+}
+
+/// The first offset of each partition of a topic.
+pub fn beginnings_of(topic: &str) -> Offsets {
+    let consumer: BaseConsumer = config().create().expect("plain settings");
+    watermarks(&consumer, &[topic]).into_iter().map(|(partition, (beginning, _))| (partition, beginning)).collect()
+}
+
+/// Deletes what is before an offset, as retention does.
+pub async fn lose(topic: &str, before: Place) {
+    let admin: AdminClient<DefaultClientContext> = config().create().expect("plain settings");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, before.partition, Offset::Offset(before.offset))
+        .expect("an offset of a partition");
+    let deleted = admin.delete_records(&list, &AdminOptions::new()).await.expect("Kafka answers");
+    deleted.elements().iter().for_each(|partition| partition.error().expect("they are deleted"));
+}
+
+/// A setting of each topic.
+pub async fn topic_setting(topics: &[&str], name: &str) -> Vec<String> {
+    let admin: AdminClient<DefaultClientContext> = config().create().expect("plain settings");
+    let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let described = admin.describe_configs(&asked, &AdminOptions::new()).await.expect("Kafka answers");
+    let value = |topic: ConfigResource| topic.get(name).and_then(|entry| entry.value.clone()).expect("it has a value");
+    described.into_iter().map(|topic| value(topic.expect("it exists"))).collect()
 }
 
 /// What a group has committed of a topic; partitions without a commit are left out.

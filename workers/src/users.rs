@@ -1,4 +1,4 @@
-//! Which buyers exist. Users are never deleted, so whoever was seen once is known.
+//! Which buyers exist. Users are never deleted, so whoever was seen once is known, until the database is restored from a backup.
 
 use std::collections::HashSet;
 
@@ -35,6 +35,11 @@ impl Users {
                 .await?;
         self.known.extend(found);
         Ok(())
+    }
+
+    /// Asks again for everyone: the database may be another one.
+    pub(crate) fn forget(&mut self) {
+        self.known.clear();
     }
 
     /// Whether [`Self::load`] found this user.

@@ -37,6 +37,14 @@ pub fn reader_config(config: &KafkaConfig, client_id: &str) -> ClientConfig {
     client
 }
 
+/// For a process that reads parts of topics, up to their present ends, from where it says itself.
+pub fn range_reader_config(config: &KafkaConfig, client_id: &str) -> ClientConfig {
+    let mut client = reader_config(config, client_id);
+    // What ends a partition may be no record but the end of a transaction, and that is never handed over.
+    client.set("enable.partition.eof", "true");
+    client
+}
+
 fn common_config(config: &KafkaConfig, client_id: &str) -> ClientConfig {
     let mut client = super::base_config(config, client_id);
     client

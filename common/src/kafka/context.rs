@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// The same kind of trouble is not told again within this time.
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -47,6 +47,10 @@ impl ClientContext for QuietContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition is no trouble to those who asked to be told of it.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         if self.is_news(&error.to_string()) {
             tracing::warn!(%error, reason, "Kafka client");
         } else {

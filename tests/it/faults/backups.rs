@@ -272,6 +272,8 @@ async fn a_newcomer_comes_and_goes(api: &Api, pool: &PgPool, show: &Show, cast: 
     newcomer.enter(show.concert_id).await;
     let held = newcomer.hold(show, &[eight], Way::Wait).await.ok(201);
     newcomer.cancel(&held, Way::Wait).await.ok(200);
+    // Told to have failed, and the hold before it cannot be made again: neither may wait for the other.
+    newcomer.buy(show, &[eight], Way::Wait).await.fails(402, "insufficient-balance");
     cast.unsure.enter(show.concert_id).await;
     let given_up = cast.unsure.hold(show, &[nine], Way::Wait).await.ok(201);
     cast.unsure.cancel(&given_up, Way::Wait).await.ok(200);
@@ -347,29 +349,59 @@ async fn b_10_an_old_backup_is_caught_up_and_what_was_told_stays() {
     the_log_moves(&api).await;
 }
 
+async fn the_holds_are_replayed(processes: &Processes, api: &Api) {
+    processes.end("reservation-worker", "TERM").await;
+    let group = "boxoffice-reservations";
+    let reset = ["--reset-offsets", "--to-earliest", "--execute", "--group", group, "--topic", RESERVATIONS];
+    processes.kafka("kafka-consumer-groups", &reset).await;
+    processes.up(1).await;
+    workers_are_ready(api).await;
+    log::caught_up(s(60)).await;
+}
+
 /// The workers only see that their connections break, and go on with what is there then.
 #[tokio::test]
 async fn b_10_the_database_may_be_restored_while_the_workers_run() {
-    let _processes = Processes::begin().await;
+    let processes = Processes::begin().await;
     let (api, pool) = (Api::new(), database::pool().await);
     let show = Show::new(&api).await;
     let brief = Show::with(&api, json!({"hold_seconds": 5})).await;
+    let elsewhere = Show::new(&api).await;
     let cast = Cast::new(&show).await;
     cast.slow.enter(brief.concert_id).await;
     // Whoever looks at the seats is there before the backup.
-    let ([one], [_]) = (show.pick().await, brief.pick().await);
+    let ([one], [_], [any]) = (show.pick().await, brief.pick().await, elsewhere.pick().await);
     let early = cast.early.hold(&show, &[one], Way::Wait).await.ok(201);
     let backup = Backup::take(&pool).await;
     seats_change_hands(&show, &brief, &cast, &early).await;
+    // The worker has seen this one, and must not believe that it still knows him.
+    let newcomer = elsewhere.buyer(PRICE).await;
+    let held = newcomer.hold(&elsewhere, &[any], Way::Wait).await.ok(201);
     log::caught_up(s(30)).await;
+    let mut dead =
+        Reader::at_the_end_of(&[TOKENS, RESERVATIONS, PAYMENTS].map(dead_letters).each_ref().map(String::as_str));
     let before = seen(&pool, &cast.all()).await;
-    assert_eq!(backup.restore(&pool).await, Vec::<Value>::new(), "it knows all buyers");
+    let lost = backup.restore(&pool).await;
+    assert_eq!(lost.len(), 1, "it knows all buyers but the newcomer");
     assert_ne!(seen(&pool, &cast.all()).await, before, "the old state is back");
     // Whoever comes first makes them look.
     cast.early.charge(7, Way::Poll).await.ok(201);
     let now = cast.early.balance().await;
     is_seen_again_but_for(&pool, &cast.all(), &before, "accounts").await;
+    log::caught_up(s(30)).await;
+    let letters = dead.rest().await;
+    let is_the_hold = |letter: &&Record| letter.json()["request_id"] == held["reservation_id"];
+    let letter = letters.iter().find(is_the_hold).expect("the newcomer's hold is a dead letter");
+    assert_eq!(letter.header_text("kafka_dlt-exception-fqcn"), Some("boxoffice.Unrepeatable"));
+    the_holds_are_replayed(&processes, &api).await;
+    assert!(dead.rest().await.iter().any(|letter| is_the_hold(&letter)), "and is one again");
+    let id: uuid::Uuid = shapes::uuid(&held["reservation_id"]).parse().expect("a UUID");
+    let sql = "SELECT status::text FROM requests WHERE request_id = $1";
+    let failed: Option<String> = sqlx::query_scalar(sql).bind(id).fetch_optional(&pool).await.expect("Postgres");
+    assert_eq!(failed, None, "what was told to have succeeded has not failed since");
     let entries: i64 = cast.early.entries().await.iter().map(|entry| shapes::int(&entry["amount"])).sum();
     assert_eq!(now, entries, "the charge came on top of all that was told");
+    audit::audit_at_rest(&pool).await;
+    bring_back(&pool, &lost, &letters).await;
     audit::audit_at_rest(&pool).await;
 }

@@ -2,6 +2,7 @@
 //! system with nobody.
 
 mod backups;
+mod gaps;
 mod holds;
 mod instances;
 mod replay;

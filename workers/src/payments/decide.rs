@@ -3,6 +3,8 @@
 
 mod again;
 #[cfg(test)]
+mod again_cases;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod fixtures;

@@ -116,6 +116,10 @@ impl Word for Payments {
         let events = ended.into_iter().map(Event::Expired).collect();
         Ok(Applied { outcomes, emissions: Emissions { events, messages: Vec::new() } })
     }
+
+    fn forget(&mut self) {
+        self.schedules.forget();
+    }
 }
 
 /// What a batch names, each in the order of locking and once.

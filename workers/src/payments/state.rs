@@ -170,6 +170,13 @@ impl State {
         }
     }
 
+    /// The reservation is as it was before a command that came to nothing.
+    pub(super) fn put_back(&mut self, before: Option<Booking>) {
+        if let Some(before) = before {
+            self.bookings.insert(before.row.reservation_id, before);
+        }
+    }
+
     /// Notes a payment; its reservation becomes PAID.
     pub(super) fn note_paid(&mut self, paid: Paid) {
         self.settle(paid.reservation_id, ReservationStatus::Paid);

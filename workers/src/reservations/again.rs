@@ -4,6 +4,7 @@
 use common::bodies::{PaymentBody, Reservation, ReservationBody};
 use common::ids::SeatId;
 use common::messages::reservations::Hold;
+use common::problems::{Problem, Slug};
 
 use super::decide::{State, decide};
 use crate::runtime::word::{Clock, Outcome, Told};
@@ -42,5 +43,17 @@ pub(crate) fn decide_again(
 
 /// With `pay: true`: it was made, and its failed payment released it. Which seats it had is told nowhere and does not matter.
 fn hold_released(state: &mut State, hold: &Hold, cause_pending: bool, clock: Clock) -> Result<Reservation, Outcome> {
-    decide(state, hold, clock).map_err(|_| if cause_pending { Outcome::Waits } else { Outcome::Continued })
+    decide(state, hold, clock).map_err(|problem| {
+        // Its own payment is among the pending ones, and waits for it: to wait for what none of them lifts would be for ever.
+        if cause_pending && may_be_lifted(&problem) { Outcome::Waits } else { Outcome::Continued }
+    })
 }
+
+/// Whether a hold may be possible once others have ended.
+fn may_be_lifted(problem: &Problem) -> bool {
+    matches!(problem.slug, Slug::SeatUnavailable | Slug::SoldOut | Slug::ReservationLimitExceeded)
+}
+
+#[cfg(test)]
+#[path = "again_tests.rs"]
+mod tests;

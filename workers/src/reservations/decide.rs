@@ -194,4 +194,4 @@ fn count(seats: &[SeatId]) -> i64 {
 
 #[cfg(test)]
 #[path = "decide_tests.rs"]
-mod tests;
+pub(super) mod tests;

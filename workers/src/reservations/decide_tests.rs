@@ -7,17 +7,17 @@ use uuid::Uuid;
 
 use super::*;
 
-const SCHEDULE: ScheduleId = ScheduleId(42);
+pub(in crate::reservations) const SCHEDULE: ScheduleId = ScheduleId(42);
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
 }
 
-fn clock() -> Clock {
+pub(in crate::reservations) fn clock() -> Clock {
     Clock { asked_at: at(0), now: at(1) }
 }
 
-fn user(n: u128) -> UserId {
+pub(in crate::reservations) fn user(n: u128) -> UserId {
     UserId(Uuid::from_u128(n))
 }
 
@@ -35,7 +35,7 @@ fn schedule(limit: i32) -> Schedule {
     }
 }
 
-fn state(limit: i32) -> State {
+pub(in crate::reservations) fn state(limit: i32) -> State {
     let schedule = schedule(limit);
     let seats: Vec<SeatId> = (0..10).map(|place| schedule.layout.seat_at(place)).collect();
     State {
@@ -47,7 +47,7 @@ fn state(limit: i32) -> State {
     }
 }
 
-fn seat(place: i64) -> SeatId {
+pub(in crate::reservations) fn seat(place: i64) -> SeatId {
     schedule(4).layout.seat_at(place)
 }
 
@@ -64,11 +64,11 @@ fn hold(request: u128, buyer: u128) -> Hold {
     }
 }
 
-fn named_hold(request: u128, buyer: u128, places: &[i64]) -> Hold {
+pub(in crate::reservations) fn named_hold(request: u128, buyer: u128, places: &[i64]) -> Hold {
     Hold { seat_ids: Some(places.iter().map(|place| seat(*place)).collect()), ..hold(request, buyer) }
 }
 
-fn best_hold(request: u128, buyer: u128, count: i64) -> Hold {
+pub(in crate::reservations) fn best_hold(request: u128, buyer: u128, count: i64) -> Hold {
     Hold { best_available: Some(BestAvailable { count, section: None }), ..hold(request, buyer) }
 }
 

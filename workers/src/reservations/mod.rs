@@ -66,6 +66,11 @@ impl Word for Reservations {
         if told.is_some() { Cause::Any } else { Cause::None }
     }
 
+    fn may_go_on(command: &ReservationCommand) -> bool {
+        let ReservationCommand::Hold(hold) = command;
+        hold.pay
+    }
+
     async fn apply(
         &mut self,
         transaction: &mut PgConnection,
@@ -103,6 +108,8 @@ impl Word for Reservations {
 
     fn forget(&mut self) {
         self.maps.clear();
+        self.schedules.forget();
+        self.users.forget();
     }
 }
 
@@ -257,6 +264,8 @@ fn decide_all<'a>(
         let clock = Clock { asked_at: logged.asked_at, now };
         let decided = match &logged.told {
             Some(told) => again::decide_again(state, hold(logged), told, logged.cause_pending, clock),
+            // It went on, or was a dead letter: to make it now would be another hold than the one that was told, or none.
+            None if logged.applied_before => Err(Outcome::Lacks("its hold is not there any more".to_owned())),
             None => decide::decide(state, hold(logged), clock).map_err(Outcome::Failed),
         };
         (*logged, decided)

@@ -17,7 +17,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Aside {
     kept: BTreeMap<i32, VecDeque<Record>>,
     count: usize,
-    /// The first record of a partition that was let go for want of room.
+    /// Where reading stood before the first record of a partition that was let go for want of room.
     let_go: Positions,
     warned_at: Option<Instant>,
 }
@@ -37,7 +37,7 @@ impl Aside {
             self.count += 1;
             kept.push_back(record);
         } else {
-            self.let_go.insert(record.partition, record.offset);
+            self.let_go.insert(record.partition, record.since);
         }
         None
     }
@@ -100,21 +100,8 @@ impl Aside {
 
 #[cfg(test)]
 mod tests {
+    use super::super::consume::tests::record;
     use super::*;
-
-    fn record(partition: i32, offset: i64) -> Record {
-        Record {
-            partition,
-            offset,
-            appended_at: DateTime::from_timestamp_millis(offset).unwrap(),
-            timestamp_type: "LogAppendTime",
-            key: None,
-            value: None,
-            headers: None,
-            first_appended_at: None,
-            traceparent: None,
-        }
-    }
 
     fn offsets(records: &[Record]) -> Vec<(i32, i64)> {
         records.iter().map(|record| (record.partition, record.offset)).collect()

@@ -76,7 +76,11 @@ impl Done {
 }
 
 /// Tells readable records from dead letters. With each goes what was told of it before the database forgot it.
-fn read<W: Word>(records: Vec<Record>, memory: &Memory) -> (Vec<Read<W::Command>>, Vec<DeadLetter>) {
+fn read<W: Word>(
+    records: Vec<Record>,
+    memory: &Memory,
+    applied_before: &Positions,
+) -> (Vec<Read<W::Command>>, Vec<DeadLetter>) {
     let (mut readable, mut dead) = (Vec::with_capacity(records.len()), Vec::new());
     for record in records {
         match messages::read::<W::Command>(record.key.as_deref(), record.value.as_deref()) {
@@ -85,6 +89,7 @@ fn read<W: Word>(records: Vec<Record>, memory: &Memory) -> (Vec<Read<W::Command>
                 let logged = Logged {
                     cause_pending: memory.is_active() && memory.is_pending(&W::cause(&command, told.as_deref())),
                     told,
+                    applied_before: applied_before.get(&record.partition).is_some_and(|next| record.offset < *next),
                     command,
                     asked_at: record.asked_at(),
                     partition: record.partition,
@@ -99,7 +104,7 @@ fn read<W: Word>(records: Vec<Record>, memory: &Memory) -> (Vec<Read<W::Command>
     (readable, dead)
 }
 
-/// What a batch moves in the log: each partition from its first record to behind its last.
+/// What a batch moves in the log: each partition from where reading stood before its first record to behind its last.
 #[derive(Default)]
 struct Span {
     first: Positions,
@@ -112,7 +117,7 @@ impl Span {
     fn of(records: &[Record]) -> Self {
         let mut span = Self::default();
         for record in records {
-            span.first.entry(record.partition).or_insert(record.offset);
+            span.first.entry(record.partition).or_insert(record.since);
             let next = span.next.entry(record.partition).or_default();
             *next = (record.offset + 1).max(*next);
             span.log_time = span.log_time.max(record.appended_at);
@@ -130,6 +135,8 @@ pub(crate) struct Applier<W> {
     pub(crate) memory: Memory,
     /// Partitions of which the database has a row in `applied_offsets`, as far as this worker has seen.
     pub(crate) known: BTreeSet<i32>,
+    /// How far the partitions were applied when this worker took them over.
+    pub(crate) applied_before: Positions,
 }
 
 impl<W: Word> Applier<W> {
@@ -139,7 +146,7 @@ impl<W: Word> Applier<W> {
     /// Fatal ones.
     pub(crate) async fn apply(&mut self, records: Vec<Record>) -> anyhow::Result<Applied> {
         let mut span = Span::of(&records);
-        let (readable, dead_letters) = read::<W>(records, &self.memory);
+        let (readable, dead_letters) = read::<W>(records, &self.memory, &self.applied_before);
         let mut done = Done { dead_letters, ..Done::default() };
         let mut parts = vec![readable];
         // The whole batch first, halves only when the data asks for it; the last part moves the applied offsets.
@@ -177,12 +184,19 @@ impl<W: Word> Applier<W> {
         loop {
             let began = Instant::now();
             let tried = self.transact(part, advance).await;
-            if let Ok(Part::Applied(_)) = &tried {
-                metrics::histogram!("boxoffice_apply_seconds").record(began.elapsed().as_secs_f64());
-                return Ok(tried?);
-            }
+            let error = match tried {
+                Ok(Part::Applied(done)) => {
+                    metrics::histogram!("boxoffice_apply_seconds").record(began.elapsed().as_secs_f64());
+                    return Ok(Part::Applied(done));
+                }
+                // Rolled back, as after an error: what the word remembers of it never was.
+                Ok(other) => {
+                    self.word.forget();
+                    return Ok(other);
+                }
+                Err(error) => error,
+            };
             self.word.forget();
-            let Err(error) = tried else { return Ok(tried?) };
             match classify(&error) {
                 ErrorClass::Transient => {
                     metrics::counter!("boxoffice_apply_retries_total").increment(1);
@@ -238,7 +252,7 @@ impl<W: Word> Applier<W> {
         }
         transaction.commit().await?;
         count(&outcomes, repeats);
-        done.results = tell(part, outcomes);
+        done.results = tell(part, outcomes, W::TOPIC);
         Ok(Part::Applied(done))
     }
 
@@ -262,6 +276,11 @@ impl<W: Word> Applier<W> {
             fresh.into_iter().partition(|read| read.logged.told.as_deref().is_some_and(without_effect));
         let mut new: Vec<RequestResult> =
             settled.iter().filter_map(|read| read.logged.told.as_ref().map(|told| told.result.clone())).collect();
+        let (lost, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|read| is_lost::<W>(&read.logged));
+        done.dead_letters.extend(lost.into_iter().map(|read| DeadLetter {
+            record: read.record.clone(),
+            reason: Unreadable::Unrepeatable("it was applied before, and left no outcome".to_owned()),
+        }));
         if open.is_empty() {
             return Ok(Ok(new));
         }
@@ -287,6 +306,12 @@ impl<W: Word> Applier<W> {
         }
         Ok(if waiting.is_empty() { Ok(new) } else { Err(waiting) })
     }
+}
+
+/// Whether a command was applied without leaving an outcome: it was a dead letter, whose success stands as told, and is one again. To
+/// decide it now would tell a failure.
+fn is_lost<W: Word>(logged: &Logged<W::Command>) -> bool {
+    logged.applied_before && logged.told.is_none() && !W::may_go_on(&logged.command)
 }
 
 enum Part {
@@ -344,13 +369,23 @@ fn count(outcomes: &HashMap<RequestId, RequestResult>, repeats: usize) {
 fn tell<C: Command>(
     part: &[Read<C>],
     mut outcomes: HashMap<RequestId, RequestResult>,
+    topic: &str,
 ) -> Vec<(i32, RequestResult, Option<String>)> {
     part.iter()
-        .filter_map(|read| {
-            let result = outcomes.remove(&read.logged.command.request_id())?;
-            Some((read.logged.partition, result, read.logged.traceparent.clone()))
+        .filter_map(|Read { logged, .. }| {
+            let mut result = outcomes.remove(&logged.command.request_id())?;
+            // A repeat's comes from the database, which does not keep this; but after a restore it is asked for.
+            result.began = result.began.or_else(|| began(logged, &result.source, topic));
+            Some((logged.partition, result, logged.traceparent.clone()))
         })
         .collect()
+}
+
+/// Where a request began that `source` decided: there, if None; else at the record that its second half names, or this is it.
+fn began<C: Command>(logged: &Logged<C>, source: &Source, topic: &str) -> Option<Source> {
+    let here = Source { topic: topic.to_owned(), partition: logged.partition, offset: logged.offset };
+    let named = logged.command.origin().and_then(|origin| origin.source.clone());
+    named.or_else(|| (source.topic != topic).then_some(here))
 }
 
 impl Done {
@@ -376,3 +411,7 @@ pub(crate) fn event_records(
 ) -> Vec<(i32, ResultRecord, Option<String>)> {
     events.into_iter().map(|event| (event.partition(partitions), event.into(), None)).collect()
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

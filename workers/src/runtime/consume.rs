@@ -13,13 +13,16 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use common::config::KafkaConfig;
 use common::kafka::{consumer, headers};
+use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message as _, OwnedHeaders, Timestamp};
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{TopicPartitionList, error::KafkaError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+use super::offsets::{self, Positions};
 
 /// Records that may wait for the worker.
 const FED_RECORDS_MAX: usize = 2_000;
@@ -38,6 +41,8 @@ const STATISTICS_MS: &str = "5000";
 pub(crate) struct Record {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    /// Where reading stood before it: nothing lies between.
+    pub(crate) since: i64,
     /// When the broker appended it, and the kind of that time as Kafka names it.
     pub(crate) appended_at: DateTime<Utc>,
     pub(crate) timestamp_type: &'static str,
@@ -66,6 +71,7 @@ impl Record {
         Self {
             partition: message.partition(),
             offset: message.offset(),
+            since: message.offset(),
             appended_at: DateTime::from_timestamp_millis(millis).unwrap_or_default(),
             timestamp_type,
             key: message.key().map(<[u8]>::to_vec),
@@ -84,12 +90,40 @@ pub(crate) enum Fed {
     Assigned(Vec<i32>),
     /// Every record of these partitions that will come has come.
     Revoked(Vec<i32>),
+    /// What comes of these partitions from now on comes from where [`Seeker::seek`] was asked to read on.
+    Sought(Vec<i32>),
+}
+
+/// The polling thread has ended, and with it the worker's reading.
+#[derive(Debug, thiserror::Error)]
+#[error("the consumer has ended")]
+pub(crate) struct Ended;
+
+struct Seek {
+    positions: Positions,
+    done: oneshot::Sender<KafkaResult<()>>,
+}
+
+/// Lets the polling thread read on elsewhere. It does so itself, between two polls: it alone knows what came before and what after.
+#[derive(Clone)]
+pub(crate) struct Seeker {
+    asked: mpsc::Sender<Seek>,
+}
+
+impl Seeker {
+    /// Reads on from these offsets; [`Fed::Sought`] comes before the first record from there.
+    pub(crate) async fn seek(&self, positions: Positions) -> anyhow::Result<()> {
+        let (done, sought) = oneshot::channel();
+        self.asked.send(Seek { positions, done }).await.map_err(|_| Ended)?;
+        Ok(sought.await.map_err(|_| Ended)??)
+    }
 }
 
 /// The consumer and its thread.
 pub(crate) struct Feed {
     pub(crate) consumer: Arc<BaseConsumer<Reports>>,
     pub(crate) fed: mpsc::Receiver<Fed>,
+    pub(crate) seeker: Seeker,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -104,10 +138,12 @@ impl Feed {
         consumer.subscribe(&[topic])?;
         let consumer = Arc::new(consumer);
         let (sender, fed) = mpsc::channel(FED_RECORDS_MAX);
+        let (asked, seeks) = mpsc::channel(1);
         let stop = Arc::new(AtomicBool::new(false));
-        let poller = Poller { consumer: consumer.clone(), sender, stop: stop.clone(), waiting: VecDeque::new() };
+        let poller =
+            Poller { consumer: consumer.clone(), topic, sender, seeks, stop: stop.clone(), waiting: VecDeque::new() };
         let thread = std::thread::Builder::new().name(format!("{worker}-poll")).spawn(move || poller.run())?;
-        Ok(Self { consumer, fed, stop, thread })
+        Ok(Self { consumer, fed, seeker: Seeker { asked }, stop, thread })
     }
 
     /// Ends the thread and leaves the group. What was fed and not worked off is simply read again by the next owner.
@@ -127,7 +163,9 @@ impl Feed {
 
 struct Poller {
     consumer: Arc<BaseConsumer<Reports>>,
+    topic: &'static str,
     sender: mpsc::Sender<Fed>,
+    seeks: mpsc::Receiver<Seek>,
     stop: Arc<AtomicBool>,
     /// What did not fit into the channel. Bounded by what librdkafka hands out after a pause.
     waiting: VecDeque<Fed>,
@@ -137,6 +175,7 @@ impl Poller {
     fn run(mut self) {
         let (mut paused, mut full_since) = (false, None);
         while !self.stop.load(Ordering::Relaxed) {
+            self.seek();
             self.hand_over();
             if self.waiting.is_empty() {
                 full_since = None;
@@ -160,6 +199,16 @@ impl Poller {
                 None => {}
             }
         }
+    }
+
+    fn seek(&mut self) {
+        let Ok(Seek { positions, done }) = self.seeks.try_recv() else { return };
+        let sought = offsets::seek(&self.consumer, self.topic, &positions);
+        if sought.is_ok() {
+            self.waiting.push_back(Fed::Sought(positions.into_keys().collect()));
+        }
+        // Nobody waits any more when the worker is stopping.
+        let _ = done.send(sought);
     }
 
     fn hand_over(&mut self) {
@@ -239,5 +288,26 @@ impl ConsumerContext for Reports {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Fed::Assigned(partitions),
             _ => Fed::Revoked(partitions),
         });
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A record of nothing, appended so many milliseconds after the epoch as its offset says.
+    pub(in crate::runtime) fn record(partition: i32, offset: i64) -> Record {
+        Record {
+            partition,
+            offset,
+            since: offset,
+            appended_at: DateTime::from_timestamp_millis(offset).unwrap(),
+            timestamp_type: "LogAppendTime",
+            key: None,
+            value: None,
+            headers: None,
+            first_appended_at: None,
+            traceparent: None,
+        }
     }
 }

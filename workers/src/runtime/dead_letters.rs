@@ -22,6 +22,13 @@ pub(crate) struct DeadLetter {
     pub(crate) reason: Unreadable,
 }
 
+impl DeadLetter {
+    /// Whether it says something about those who write the records; what a backup has lost does not.
+    pub(crate) fn is_its_writers_fault(&self) -> bool {
+        !matches!(self.reason, Unreadable::Unrepeatable(_))
+    }
+}
+
 /// The name of a topic's dead-letter topic, and the group that gave up.
 pub(crate) struct Office {
     topic: &'static str,
@@ -87,7 +94,16 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::consume::tests::record;
     use super::*;
+
+    #[test]
+    fn what_a_backup_has_lost_is_nobodys_fault() {
+        let rows = [(Unreadable::Unrepeatable("no user".to_owned()), false), (Unreadable::NullValue, true)];
+        for (reason, fault) in rows {
+            assert_eq!(DeadLetter { record: record(1, 1), reason }.is_its_writers_fault(), fault);
+        }
+    }
 
     fn stops_at(dead: impl Fn(usize) -> bool) -> Option<usize> {
         let mut limit = Limit::default();

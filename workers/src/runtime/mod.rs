@@ -11,6 +11,7 @@ mod consume;
 mod dead_letters;
 mod offsets;
 mod publish;
+mod reading;
 mod recall;
 pub mod settings;
 mod store;

@@ -50,8 +50,14 @@ pub(crate) fn starts(
     Ok(starts)
 }
 
-/// Takes partitions over at `starts`, those that this worker has already, too; and commits these, so that tools see the lag. Blocks.
-pub(crate) fn take_over(consumer: &BaseConsumer<Reports>, topic: &str, starts: &Positions) -> KafkaResult<()> {
+/// Where the database stands in partitions whose log begins behind that: what lies between was never applied, and is gone.
+pub(crate) fn gone(partitions: &[i32], applied: &Positions, beginnings: &Positions) -> Positions {
+    let stands = partitions.iter().map(|partition| (*partition, applied.get(partition).copied().unwrap_or_default()));
+    stands.filter(|(partition, stands)| beginnings.get(partition).is_some_and(|beginning| stands < beginning)).collect()
+}
+
+/// Takes partitions over at `starts`; those that this worker has already are returned, to be sought by the polling thread. Blocks.
+pub(crate) fn take_over(consumer: &BaseConsumer<Reports>, topic: &str, starts: &Positions) -> KafkaResult<Positions> {
     let assignment = consumer.assignment()?;
     let (old, new): (Positions, Positions) =
         starts.iter().partition(|(partition, _)| assignment.find_partition(topic, **partition).is_some());
@@ -59,9 +65,11 @@ pub(crate) fn take_over(consumer: &BaseConsumer<Reports>, topic: &str, starts: &
     if !new.is_empty() || old.is_empty() {
         consumer.incremental_assign(&list(topic, &new)?)?;
     }
-    if !old.is_empty() {
-        seek(consumer, topic, &old)?;
-    }
+    Ok(old)
+}
+
+/// Commits the starting offsets, so that tools see the lag. Blocks.
+pub(crate) fn commit_starts(consumer: &BaseConsumer<Reports>, topic: &str, starts: &Positions) -> KafkaResult<()> {
     if starts.is_empty() {
         return Ok(());
     }
@@ -121,7 +129,14 @@ fn list(topic: &str, positions: &Positions) -> KafkaResult<TopicPartitionList> {
 
 #[cfg(test)]
 mod tests {
-    use super::starting_offset;
+    use super::{Positions, gone, starting_offset};
+
+    #[test]
+    fn what_the_log_has_lost_before_it_was_applied_is_gone() {
+        let applied = Positions::from([(1, 5), (2, 5), (3, 5)]);
+        let beginnings = Positions::from([(1, 9), (2, 5), (3, 0), (4, 7), (5, 0)]);
+        assert_eq!(gone(&[1, 2, 3, 4, 5], &applied, &beginnings), Positions::from([(1, 5), (4, 0)]));
+    }
 
     #[test]
     fn the_smaller_offset_wins_so_that_neither_a_replay_nor_a_restored_database_skips_anything() {

@@ -10,10 +10,11 @@ use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
 use common::config::KafkaConfig;
 use common::ids::{RequestId, TokenId};
-use common::kafka::consumer::reader_config;
+use common::kafka::consumer::range_reader_config;
+use common::kafka::context::QuietContext;
 use common::messages::results::{RequestResult, ResultRecord, TokenEvent};
 use common::topics;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::metadata::MetadataTopic;
@@ -41,6 +42,16 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
+    /// What is before the logs' beginnings is gone: nobody may wait for it.
+    fn is_at_least(&mut self, beginnings: &Beginnings) {
+        for (known, beginnings) in [(&mut self.own, &beginnings.own), (&mut self.causes, &beginnings.causes)] {
+            for (partition, beginning) in beginnings {
+                let next = known.entry(*partition).or_default();
+                *next = (*beginning).max(*next);
+            }
+        }
+    }
+
     fn knows_own(&self, partition: i32, offset: i64) -> bool {
         self.own.get(&partition).is_some_and(|next| offset < *next)
     }
@@ -48,6 +59,13 @@ impl Applied {
     fn knows_cause(&self, partition: i32, offset: i64) -> bool {
         self.causes.get(&partition).is_some_and(|next| offset < *next)
     }
+}
+
+/// The first offset of each partition of a word's own topic, and of the one where its causes are.
+#[derive(Debug, Clone, Default)]
+struct Beginnings {
+    own: Positions,
+    causes: Positions,
 }
 
 /// What was told of records that the database does not know.
@@ -61,6 +79,7 @@ pub(crate) struct Memory {
     until: Positions,
     causes_until: Positions,
     applied: Applied,
+    beginnings: Beginnings,
 }
 
 impl Memory {
@@ -75,10 +94,25 @@ impl Memory {
     }
 
     /// Takes notice of how far the database has come.
-    pub(crate) fn note(&mut self, applied: Applied) {
+    pub(crate) fn note(&mut self, mut applied: Applied) {
+        applied.is_at_least(&self.beginnings);
         self.until.retain(|partition, until| !applied.knows_own(*partition, *until - 1));
         self.causes_until.retain(|partition, until| !applied.knows_cause(*partition, *until - 1));
         self.applied = applied;
+    }
+
+    /// Takes notice, once all is read, of how far the database was after that; what it knows by then is not remembered.
+    pub(crate) fn check(&mut self, applied: Applied) {
+        self.note(applied);
+        if self.is_active() {
+            tracing::warn!(
+                outcomes = self.told.len(),
+                "the database is behind what was told; it is caught up by the log, and what was told stays"
+            );
+        } else {
+            self.told.clear();
+            self.places.clear();
+        }
     }
 
     /// The database knows all that was told.
@@ -144,39 +178,46 @@ impl Memory {
 pub(crate) struct TooMuch;
 
 /// Reads what was told of records that are not `applied`. Blocks.
-pub(crate) fn recall<W: Word>(reader: &Reader<'_>, applied: Applied) -> anyhow::Result<Memory> {
-    let mut since = reader.first_unapplied::<W>(&applied)?;
+pub(crate) fn recall<W: Word>(reader: &Reader<'_>, mut applied: Applied) -> anyhow::Result<Memory> {
+    let (own, causes) = (reader.watermarks(W::TOPIC)?, W::CAUSES.map(|topic| reader.watermarks(topic)).transpose()?);
+    let causes = causes.unwrap_or_default();
+    let first = |all: &Watermarks| all.iter().map(|(partition, (first, _))| (*partition, *first)).collect();
+    let beginnings = Beginnings { own: first(&own), causes: first(&causes) };
+    applied.is_at_least(&beginnings);
+    // All outcomes that the database does not know were told after the first record was appended that it does not know.
+    let mut since = reader.first_append_time(W::TOPIC, &applied.own, &own)?;
+    if let Some(topic) = W::CAUSES {
+        since = since.into_iter().chain(reader.first_append_time(topic, &applied.causes, &causes)?).min();
+    }
     if W::READS_TOKEN_EVENTS {
         // Tokens are admitted and end without a record of their topic.
         since = since.into_iter().chain(applied.log_time).min();
     }
     let Some(since) = since else { return Ok(Memory::default()) };
     let mut memory = reader.told_since::<W>(since, &applied)?;
-    memory.applied = applied;
-    if memory.is_active() {
-        tracing::warn!(
-            outcomes = memory.told.len(),
-            %since,
-            "the database is behind what was told; it is caught up by the log, and what was told stays"
-        );
-    }
+    (memory.applied, memory.beginnings) = (applied, beginnings);
     Ok(memory)
 }
 
+/// The first offset of each partition, and the one behind the last.
+pub(crate) type Watermarks = BTreeMap<i32, (i64, i64)>;
+
 /// Reads any topic, on a connection of its own: on the group's, each question would wait behind the fetch that waits for records.
 pub(crate) struct Reader<'a> {
-    consumer: BaseConsumer<DefaultConsumerContext>,
+    consumer: BaseConsumer<QuietContext>,
     stop: &'a CancellationToken,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn open<W: Word>(kafka: &KafkaConfig, stop: &'a CancellationToken) -> anyhow::Result<Self> {
-        let consumer = reader_config(kafka, &format!("{}-recall", W::WORKER)).create().context("the Kafka settings")?;
+        let consumer = range_reader_config(kafka, &format!("{}-recall", W::WORKER))
+            .create_with_context(QuietContext::default())
+            .context("the Kafka settings")?;
         Ok(Self { consumer, stop })
     }
 
     /// The first offset of each partition, and the one behind the last.
-    pub(crate) fn watermarks(&self, topic: &str) -> anyhow::Result<BTreeMap<i32, (i64, i64)>> {
+    pub(crate) fn watermarks(&self, topic: &str) -> anyhow::Result<Watermarks> {
         let metadata = self.consumer.fetch_metadata(Some(topic), BROKER_WAIT_MAX)?;
         let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
         let found: BTreeMap<_, _> = partitions
@@ -186,26 +227,18 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    /// When the first record was appended that is not applied, here or where the causes are; all outcomes that the database does not
-    /// know were told after that.
-    fn first_unapplied<W: Word>(&self, applied: &Applied) -> anyhow::Result<Option<DateTime<Utc>>> {
-        let own = self.first_append_time(W::TOPIC, &applied.own)?;
-        let causes = W::CAUSES.map(|topic| self.first_append_time(topic, &applied.causes)).transpose()?.flatten();
-        Ok(own.into_iter().chain(causes).min())
-    }
-
-    fn first_append_time(&self, topic: &str, applied: &Positions) -> anyhow::Result<Option<DateTime<Utc>>> {
-        let (mut from, mut until, mut first) = (Positions::new(), Positions::new(), None);
-        for (partition, (low, high)) in self.watermarks(topic)? {
-            let next = applied.get(&partition).copied().unwrap_or_default().max(low);
-            if next < high {
-                from.insert(partition, next);
-                until.insert(partition, next + 1);
-            }
-        }
-        self.read(topic, &from, &until, |message| {
+    /// When the first record of a topic was appended that is not applied.
+    fn first_append_time(
+        &self,
+        topic: &str,
+        applied: &Positions,
+        watermarks: &Watermarks,
+    ) -> anyhow::Result<Option<DateTime<Utc>>> {
+        let (mut until, mut first) = (Positions::new(), None);
+        until.extend(watermarks.iter().map(|(partition, (_, end))| (*partition, *end)));
+        self.read(topic, applied, &until, |message| {
             first = first.into_iter().chain(message.timestamp().to_millis()).min();
-            Ok(())
+            Ok(Next::Partition)
         })?;
         Ok(first.and_then(DateTime::from_timestamp_millis))
     }
@@ -226,7 +259,7 @@ impl<'a> Reader<'a> {
         }
         let (mut memory, mut bytes) = (Memory::default(), 0);
         self.read(topics::RESULTS, &from, &ends, |message| {
-            let Some(value) = message.payload() else { return Ok(()) };
+            let Some(value) = message.payload() else { return Ok(Next::Record) };
             let kept = memory.told.len() + memory.places.len();
             match ResultRecord::read(value) {
                 Ok(ResultRecord::Request(result)) => memory.take::<W>(result, applied),
@@ -242,18 +275,18 @@ impl<'a> Reader<'a> {
             if memory.told.len() + memory.places.len() > kept {
                 bytes += value.len();
             }
-            if bytes > RECALLED_BYTES_MAX { Err(TooMuch.into()) } else { Ok(()) }
+            if bytes > RECALLED_BYTES_MAX { Err(TooMuch.into()) } else { Ok(Next::Record) }
         })?;
         Ok(memory)
     }
 
-    /// Hands each record of `topic` in `from..until` to `each`.
+    /// Hands each record of `topic` in `from..until` to `each`, until that has enough of its partition.
     fn read(
         &self,
         topic: &str,
         from: &Positions,
         until: &Positions,
-        mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()>,
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<Next>,
     ) -> anyhow::Result<()> {
         let mut rest: Positions = from.clone();
         rest.retain(|partition, offset| until.get(partition).is_some_and(|end| *offset < *end));
@@ -266,14 +299,20 @@ impl<'a> Reader<'a> {
         while !rest.is_empty() {
             anyhow::ensure!(!self.stop.is_cancelled(), "told to stop while reading {topic}");
             anyhow::ensure!(heard.elapsed() < 2 * BROKER_WAIT_MAX, "{topic} cannot be read; is the broker there?");
-            let Some(message) = self.consumer.poll(POLL).transpose()? else { continue };
+            let Some(polled) = self.consumer.poll(POLL) else { continue };
             heard = Instant::now();
+            let message = match polled {
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    rest.remove(&partition);
+                    continue;
+                }
+                polled => polled?,
+            };
             let (partition, offset) = (message.partition(), message.offset());
-            if until.get(&partition).is_some_and(|end| offset < *end) {
-                each(&message)?;
-                records += 1;
-            }
-            if until.get(&partition).is_none_or(|end| offset + 1 >= *end) {
+            let end = until.get(&partition).copied().filter(|_| rest.contains_key(&partition)).unwrap_or_default();
+            let next = if offset < end { each(&message)? } else { Next::Partition };
+            records += u64::from(offset < end);
+            if offset + 1 >= end || matches!(next, Next::Partition) {
                 rest.remove(&partition);
             }
             if progress.elapsed() > PROGRESS_EVERY {
@@ -284,3 +323,14 @@ impl<'a> Reader<'a> {
         Ok(self.consumer.unassign()?)
     }
 }
+
+/// What is read next.
+enum Next {
+    Record,
+    /// Nothing more of this one.
+    Partition,
+}
+
+#[cfg(test)]
+#[path = "recall_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::consumer::Consumer as _;
 
 use super::batch::Applier;
+use super::consume::Ended;
 use super::offsets::Positions;
 use super::recall::{self, Applied, Reader, TooMuch};
 use super::word::Word;
@@ -23,7 +24,7 @@ impl<W: Word> Worker<W> {
         loop {
             let taken = self.try_take_over(&partitions).await;
             let Err(error) = taken else { break };
-            if error.is::<TooMuch>() {
+            if error.is::<TooMuch>() || error.is::<Ended>() {
                 return Err(error);
             }
             tracing::warn!(%error, "the partitions are not taken over yet");
@@ -44,28 +45,44 @@ impl<W: Word> Worker<W> {
         let (consumer, asked) = (self.consumer.clone(), partitions.to_vec());
         let (kafka, stop) = (self.kafka.clone(), self.applier.stop.clone());
         let known = applied.own.keys().copied().collect();
-        let (all, starts, memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let mut applied_before = applied.own.clone();
+        let (watermarks, starts, gone, mut memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
             let reader = Reader::open::<W>(&kafka, &stop)?;
-            let beginnings: Positions =
-                reader.watermarks(W::TOPIC)?.into_iter().map(|(id, (beginning, _))| (id, beginning)).collect();
+            let watermarks = reader.watermarks(W::TOPIC)?;
+            let beginnings: Positions = watermarks.iter().map(|(id, (beginning, _))| (*id, *beginning)).collect();
             let starts = offsets::starts(&consumer, W::TOPIC, &asked, &applied.own, &beginnings)?;
-            Ok((i32::try_from(beginnings.len())?, starts, recall::recall::<W>(&reader, applied)?))
+            let gone = offsets::gone(&asked, &applied.own, &beginnings);
+            Ok((watermarks, starts, gone, recall::recall::<W>(&reader, applied)?))
         })
         .await??;
         tracing::debug!(?starts, "starting offsets");
+        // Others went on meanwhile: what they told since is applied by now.
+        memory.check(self.applied().await?);
         self.applier.word.tokens_told(&self.applier.pool, memory.fates(), false).await?;
         self.applier.known = known;
         self.applier.memory = memory;
-        self.partitions = Some(all);
-        self.came_again(&starts);
-        let consumer = self.consumer.clone();
-        Ok(tokio::task::spawn_blocking(move || offsets::take_over(&consumer, W::TOPIC, &starts)).await??)
+        self.partitions = Some(i32::try_from(watermarks.len())?);
+        // A log that ends before that is a new one, and its records are, too.
+        applied_before.retain(|id, next| watermarks.get(id).is_some_and(|(_, end)| *next <= *end));
+        self.applier.applied_before = applied_before;
+        self.read_from(starts, gone).await
     }
 
-    /// What comes of these partitions before their starts was read before.
-    fn came_again(&mut self, starts: &Positions) {
-        let again = starts.iter().filter(|(partition, _)| self.owned.contains(partition));
-        self.next.extend(again.map(|(partition, start)| (*partition, *start)));
+    async fn read_from(&mut self, starts: Positions, gone: Positions) -> anyhow::Result<()> {
+        let (consumer, from) = (self.consumer.clone(), starts.clone());
+        let old = tokio::task::spawn_blocking(move || offsets::take_over(&consumer, W::TOPIC, &from)).await??;
+        self.reading.begin(&starts);
+        if !gone.is_empty() {
+            tracing::error!(applied = ?gone, "records behind these are gone from the log and were never applied; it goes on behind them");
+            // The next record stands for what is gone, or it would be on top of a gap for ever.
+            self.reading.begin(&gone);
+        }
+        if !old.is_empty() {
+            self.seeker.seek(old.clone()).await?;
+            self.reading.sought(old.into_keys());
+        }
+        let consumer = self.consumer.clone();
+        Ok(tokio::task::spawn_blocking(move || offsets::commit_starts(&consumer, W::TOPIC, &starts)).await??)
     }
 
     /// How far the database is.
@@ -115,10 +132,10 @@ impl<W: Word> Worker<W> {
         }
         for partition in &partitions {
             self.owned.remove(partition);
-            self.next.remove(partition);
             self.applied_here.remove(partition);
         }
         self.aside.leave(&partitions);
+        self.reading.leave(&partitions);
         offsets::hand_back(&self.consumer, W::TOPIC, &partitions)?;
         self.applier.word.forget();
         tracing::info!(?partitions, "partitions handed back");
@@ -131,11 +148,13 @@ impl<W: Word> Worker<W> {
         if starts.is_empty() {
             return Ok(());
         }
-        self.next.extend(&starts);
+        self.reading.begin(&starts);
+        self.reading.sought(starts.keys().copied());
         loop {
-            let (consumer, to) = (self.consumer.clone(), starts.clone());
-            let sought = tokio::task::spawn_blocking(move || offsets::seek(&consumer, W::TOPIC, &to)).await?;
-            let Err(error) = sought else { return Ok(()) };
+            let Err(error) = self.seeker.seek(starts.clone()).await else { return Ok(()) };
+            if error.is::<Ended>() {
+                return Err(error);
+            }
             if self.consumer.assignment_lost() {
                 return Ok(());
             }

@@ -34,6 +34,8 @@ pub struct Logged<C> {
     pub told: Option<Box<Told>>,
     /// Its cause ([`Word::cause`]) is known to be in another topic, and not applied yet.
     pub cause_pending: bool,
+    /// It was applied before this worker took its partition over.
+    pub applied_before: bool,
 }
 
 /// What a command of another word must have had its effect before this one has its own.
@@ -112,7 +114,8 @@ pub enum Outcome {
     AsTold,
     /// Of a command with a pending cause: it is to be tried again. Nothing has changed.
     Waits,
-    /// Of a command with a [`Told`]: what it needs is not in the database and does not come. The record is a dead letter.
+    /// Of a command with a [`Told`], or that was applied before: what it needs is not in the database and does not come. The record is a
+    /// dead letter.
     Lacks(String),
 }
 
@@ -225,6 +228,12 @@ pub trait Word: Send + 'static {
         Cause::None
     }
 
+    /// Whether this command may have gone on in another topic: applied, and without an outcome until that one is decided.
+    fn may_go_on(command: &Self::Command) -> bool {
+        let _ = command;
+        false
+    }
+
     /// What was told to have become of queue tokens, after the database may have been restored: before anything else, and `at_last`,
     /// when all records that were told of are applied.
     ///
@@ -270,6 +279,7 @@ pub trait Word: Send + 'static {
         async { Ok(Emissions::default()) }
     }
 
-    /// Drops what is remembered of the database's changeable rows: a transaction was rolled back, or partitions moved.
+    /// Drops all that is remembered of the database, rows that never change too: a transaction was rolled back, partitions moved, or
+    /// the database was restored from a backup that lacks them.
     fn forget(&mut self) {}
 }

@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::aside::Aside;
 use super::batch::{Applied, Applier, event_records};
-use super::consume::{Fed, Feed, Record, Reports};
+use super::consume::{Fed, Feed, Record, Reports, Seeker};
 use super::dead_letters::{Limit, Office};
 use super::offsets::Positions;
 use super::publish::{Publisher, Sender, Told};
+use super::reading::Reading;
 use super::recall::Memory;
 use super::settings::WorkerSettings;
 use super::store;
@@ -60,14 +61,22 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
         Publisher::start(sender.clone(), feed.consumer.clone(), W::TOPIC, settings.offset_commit_interval());
     let oldest = Arc::new(Oldest::default());
     let worker = Worker {
-        applier: Applier { word, pool, stop: stop.clone(), memory: Memory::default(), known: BTreeSet::new() },
+        applier: Applier {
+            word,
+            pool,
+            stop: stop.clone(),
+            memory: Memory::default(),
+            known: BTreeSet::new(),
+            applied_before: Positions::new(),
+        },
         consumer: feed.consumer.clone(),
+        seeker: feed.seeker.clone(),
         publisher,
         sender,
         office: Office::new(W::TOPIC, W::GROUP),
         limit: Limit::default(),
         owned: BTreeSet::new(),
-        next: Positions::new(),
+        reading: Reading::default(),
         applied_here: Positions::new(),
         aside: Aside::default(),
         oldest: oldest.clone(),
@@ -136,13 +145,13 @@ fn readiness(pool: PgPool, assigned: Arc<AtomicBool>) -> lifecycle::Readiness {
 pub(super) struct Worker<W> {
     pub(super) applier: Applier<W>,
     pub(super) consumer: Arc<BaseConsumer<Reports>>,
+    pub(super) seeker: Seeker,
     pub(super) publisher: Publisher,
     sender: Sender,
     office: Office,
     limit: Limit,
     pub(super) owned: BTreeSet<i32>,
-    /// Partitions that are read again from here on: what comes until then was read before.
-    pub(super) next: Positions,
+    pub(super) reading: Reading,
     /// How far this worker has applied its partitions.
     pub(super) applied_here: Positions,
     /// Records whose causes are not applied yet.
@@ -210,13 +219,17 @@ impl<W: Word> Worker<W> {
             next = feed.fed.try_recv().ok();
         };
         // A partition that was lost meanwhile is another's now.
-        records.retain(|record| self.owned.contains(&record.partition) && in_turn(&mut self.next, record));
+        records.retain_mut(|record| self.owned.contains(&record.partition) && self.reading.take(record));
         let records = records.into_iter().filter_map(|record| self.aside.keep(record)).collect();
         self.apply(records).await?;
         match interruption {
             Some(Fed::Assigned(partitions)) => self.take_over(partitions).await,
             Some(Fed::Revoked(partitions)) => self.hand_back(partitions).await,
-            _ => Ok(()),
+            Some(Fed::Sought(partitions)) => {
+                self.reading.arrived(&partitions);
+                Ok(())
+            }
+            Some(Fed::Record(_)) | None => Ok(()),
         }
     }
 
@@ -247,7 +260,7 @@ impl<W: Word> Worker<W> {
             told.dead_letters.push(self.sender.send(|| self.office.address(letter)).await?);
         }
         metrics::counter!("boxoffice_dead_letters_total").increment(dead.len() as u64);
-        let too_many = self.limit.note(total, dead.len());
+        let too_many = self.limit.note(total, dead.iter().filter(|letter| letter.is_its_writers_fault()).count());
         let (results, emissions) = done.into_records(self.topic_partitions()?);
         told.results = results;
         told.messages = emissions.messages;
@@ -334,15 +347,6 @@ impl Oldest {
             #[expect(clippy::cast_precision_loss, reason = "metrics are floats")]
             metrics::gauge!("boxoffice_oldest_record_age_seconds").set(age_ms as f64 / 1_000.0);
         }
-    }
-}
-
-/// Whether a record is new, in a partition that is read again from somewhere on.
-fn in_turn(next: &mut Positions, record: &Record) -> bool {
-    match next.get(&record.partition) {
-        Some(start) if *start == record.offset => next.remove(&record.partition).is_some(),
-        Some(_) => false,
-        None => true,
     }
 }
 

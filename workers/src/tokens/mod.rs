@@ -247,5 +247,6 @@ impl Word for Tokens {
     fn forget(&mut self) {
         self.inside.clear();
         self.empty.clear();
+        self.users.forget();
     }
 }

@@ -44,8 +44,13 @@ pub(crate) fn decide_again(state: &mut State, command: &PaymentCommand, told: &T
     if !told.succeeded() {
         return end_again(state, reservation, told);
     }
+    let before = reservation.and_then(|id| state.reservation(id)).cloned();
     match decide(state, command, clock) {
-        Outcome::Failed(problem) => Outcome::Lacks(problem.detail),
+        Outcome::Failed(problem) => {
+            // A payment that fails ends its hold; but this one was paid, and may be once what it lacks is brought back.
+            state.put_back(before);
+            Outcome::Lacks(problem.detail)
+        }
         _ => Outcome::AsTold,
     }
 }
