@@ -1,13 +1,17 @@
 //! A value of the database that many look at: read once for all who wait, not more often than it may be, and shown
-//! only while it is young and nothing is known to have changed since.
+//! only while it is young and nothing is known to have changed since. When many wait for the next reading already, who comes then is
+//! shown the last one while it is young: else a change every few milliseconds would let everybody wait, always.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::time::Instant;
+
+/// So many wait for a reading at most, while there is a young one to be shown.
+const WAITING_MAX: usize = 32;
 
 /// Why there is no value.
 #[derive(Debug, Error)]
@@ -26,6 +30,7 @@ pub(crate) struct Fresh<T> {
     age_max: Duration,
     read_every: Duration,
     changes: AtomicU64,
+    waiting: AtomicUsize,
     last: Mutex<Option<Dated<T>>>,
     turn: tokio::sync::Mutex<Turn>,
 }
@@ -48,7 +53,7 @@ impl<T> Fresh<T> {
     /// Nothing is read yet. A value is shown until it is `age_max` old, and read again `read_every` at the soonest.
     pub(crate) fn new(age_max: Duration, read_every: Duration) -> Self {
         let (last, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { age_max, read_every, changes: AtomicU64::new(0), last, turn }
+        Self { age_max, read_every, changes: AtomicU64::new(0), waiting: AtomicUsize::new(0), last, turn }
     }
 
     /// The value has changed: what was read before now is not shown any more.
@@ -56,7 +61,7 @@ impl<T> Fresh<T> {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The value, read if it has to be. Whatever was known to have changed before the call is in it.
+    /// The value, read if it has to be. Whatever was known to have changed before the call is in it, unless many wait for that.
     ///
     /// # Errors
     /// The reading failed: this one, or the one that it waited for.
@@ -71,6 +76,12 @@ impl<T> Fresh<T> {
         if let Some(value) = self.good(changes) {
             return Ok(value);
         }
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX
+            && let Some(value) = self.good(0)
+        {
+            return Ok(value);
+        }
+        let _waits = Waits::begin(&self.waiting);
         let mut turn = self.turn.lock().await;
         if let Some(value) = self.good(changes) {
             return Ok(value);
@@ -102,6 +113,22 @@ impl<T> Fresh<T> {
         last.as_ref()
             .filter(|dated| dated.changes_seen >= changes && dated.read_at.elapsed() < self.age_max)
             .map(|dated| dated.value.clone())
+    }
+}
+
+/// One who waits, until dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -159,7 +186,7 @@ mod tests {
     async fn under_constant_change_it_is_read_five_times_a_second_and_nobody_starves() {
         let reader = Reader::new();
         let end = Instant::now() + Duration::from_secs(2);
-        let looks = (0..50).map(|_| async {
+        let looks = (0..WAITING_MAX).map(|_| async {
             while Instant::now() < end {
                 reader.fresh.changed();
                 let asked = Instant::now();
@@ -170,6 +197,19 @@ mod tests {
         futures::future::join_all(looks).await;
         let reads = reader.reads.load(Ordering::SeqCst);
         assert!((5..=12).contains(&reads), "{reads} readings in two seconds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_when_many_wait_is_shown_what_is_young() {
+        let reader = Reader::new();
+        reader.get().await;
+        reader.fresh.changed();
+        let all = futures::future::join_all((0..WAITING_MAX + 9).map(|_| reader.get())).await;
+        assert_eq!(all.iter().filter(|read| **read == 1).count(), 9);
+        assert_eq!(reader.get().await, 2);
+        tokio::time::advance(AGE).await;
+        let all = futures::future::join_all((0..WAITING_MAX + 9).map(|_| reader.get())).await;
+        assert!(all.iter().all(|read| *read == 3), "what is old is shown to nobody");
     }
 
     #[tokio::test(start_paused = true)]

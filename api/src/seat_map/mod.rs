@@ -2,7 +2,7 @@
 //!
 //! The database is read at most five times a second for a schedule. Who comes while the map is read waits for that
 //! reading. A change that was seen on the results topic makes the map dirty: it is read again before it is shown, so a
-//! buyer who was told of a hold sees it. The body is written and compressed once for each reading and view, and served
+//! buyer who was told of a hold sees it; only when dozens wait for that already, others are shown what is young enough. The body is written and compressed once for each reading and view, and served
 //! as bytes.
 
 mod gzip;

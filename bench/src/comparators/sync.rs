@@ -41,7 +41,7 @@ use common::keys::{AccessTokens, KeyRing, QueueTokens};
 use common::problems::{Problem, Slug};
 use common::request_id::RequestIds;
 use common::{database, lifecycle};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio::net::TcpListener;
 
 /// The statements of a hold, which [`super::pgbench`] measures alone.
@@ -164,12 +164,26 @@ impl App {
 
     /// A schedule's fixed facts.
     async fn schedule(&self, id: ScheduleId) -> Result<Arc<Schedule>, Failure> {
-        let known = self.schedules.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        if let Some(schedule) = known {
-            return Ok(schedule);
+        match self.known_schedule(id) {
+            Some(schedule) => Ok(schedule),
+            None => self.read_schedule(&mut *self.pool.acquire().await?, id).await,
         }
-        let mut connection = self.pool.acquire().await?;
-        let Some(schedule) = read_schedules(&mut connection, &[id.0]).await?.pop() else {
+    }
+
+    /// The same on a connection that the caller has already: one who waited for a second one might wait for himself.
+    async fn schedule_by(&self, connection: &mut PgConnection, id: ScheduleId) -> Result<Arc<Schedule>, Failure> {
+        match self.known_schedule(id) {
+            Some(schedule) => Ok(schedule),
+            None => self.read_schedule(connection, id).await,
+        }
+    }
+
+    fn known_schedule(&self, id: ScheduleId) -> Option<Arc<Schedule>> {
+        self.schedules.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    async fn read_schedule(&self, connection: &mut PgConnection, id: ScheduleId) -> Result<Arc<Schedule>, Failure> {
+        let Some(schedule) = read_schedules(connection, &[id.0]).await?.pop() else {
             let detail = format!("There is no schedule {id}; GET the concert's schedules for those there are.");
             return Err(Problem::new(Slug::ScheduleNotFound, detail).into());
         };

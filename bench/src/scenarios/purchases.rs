@@ -47,7 +47,9 @@ async fn purchase(connection: &mut Connection, house: &House, buyer: &Buyer, i: 
     value(connection, &Request { method: "GET", path: &path, headers: &guarded[..2], body: "" }, 200).await?;
     let schedule = house.schedules[0];
     let path = format!("/v1/schedules/{schedule}/seats?section=S{}", i / SECTION_SEATS);
-    status(connection, &Request { method: "GET", path: &path, headers: &guarded[..2], body: "" }, 200).await?;
+    // As browsers do.
+    let looking = [guarded[0], guarded[1], ("accept-encoding", "gzip")];
+    status(connection, &Request { method: "GET", path: &path, headers: &looking, body: "" }, 200).await?;
     let seat = House::seat(schedule, i64::try_from(i).unwrap_or_default());
     let body = format!("{{\"schedule_id\":{schedule},\"seat_ids\":[{seat}]}}");
     let holding = Request { method: "POST", path: "/v1/reservations", headers: &guarded, body: &body };

@@ -184,7 +184,7 @@ async fn pay_once(app: &App, asked: Asked, token: &QueueToken, id: ReservationId
     if booking.status != ReservationStatus::Held {
         locked.token.usable(token)?;
     }
-    let schedule = app.schedule(booking.schedule_id).await?;
+    let schedule = app.schedule_by(&mut transaction, booking.schedule_id).await?;
     let answer = match refused(&booking, &locked, &schedule) {
         None => write(app, &mut transaction, asked, booking, &locked, &schedule).await?,
         Some((problem, ended_as)) => {
