@@ -19,7 +19,7 @@ use common::keys::{AccessTokens, KeyRing, QueueTokens};
 
 use crate::peers::Peers;
 use crate::processes::Processes;
-use crate::scenarios::{Bench, NAMES};
+use crate::scenarios::{Bench, NAMES, Size};
 use crate::world::World;
 
 /// Puts load on Boxoffice, and on what it is compared with
@@ -49,6 +49,9 @@ struct RunArgs {
     /// A few minutes instead of as long as it takes
     #[arg(long)]
     quick: bool,
+    /// So little that it says nothing about speed, but all about correctness: each request has one outcome, the tables are sound
+    #[arg(long, conflicts_with = "quick")]
+    smoke: bool,
     /// Without those that it is compared with
     #[arg(long)]
     alone: bool,
@@ -104,7 +107,11 @@ async fn run(args: RunArgs) -> Result<()> {
         peers: Peers::default(),
         database_url: args.database.database_url.clone(),
         folder: args.dev_dir.join("pgbench"),
-        quick: args.quick,
+        size: match (args.smoke, args.quick) {
+            (true, _) => Size::Smoke,
+            (false, true) => Size::Quick,
+            (false, false) => Size::Full,
+        },
         alone: args.alone,
     };
     let wanted = NAMES.iter().filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == **name));

@@ -11,6 +11,8 @@ use crate::{console, down, kafka};
 
 /// The program that puts the load on.
 const BENCH: &str = "bench";
+/// Nothing is measured then, so nothing has to be fast.
+const SMOKE: &str = "--smoke";
 /// The limits are looked at as always, but do not bite: a few buyers stand for very many.
 const LIMITS: [(&str, &str); 6] = [
     ("RATE_LIMIT_LOG_PER_SECOND", "1000000"),
@@ -29,13 +31,14 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     let folder = dev::workspace()?.join(".dev");
     std::fs::create_dir_all(&folder).context("cannot create .dev")?;
     let dev = Dev::open(Some(&folder.join(BENCH_DIR)))?;
-    let programs = cargo::build_programs(&dev, Profile::Release)?;
+    let is_smoke = args.iter().any(|arg| arg == SMOKE);
+    let programs = cargo::build_programs(&dev, if is_smoke { Profile::Dev } else { Profile::Release })?;
     let program = programs.get(BENCH).context("cargo did not say where it put the load generator")?;
     {
         let _lock = dev.lock()?;
         down::stop_and_wipe(&dev)?;
     }
-    let measured = up(&dev).and_then(|()| measure(&dev, program, args));
+    let measured = up(&dev, is_smoke).and_then(|()| measure(&dev, program, args));
     let _lock = dev.lock()?;
     if measured.is_err() {
         down::stop(&dev)?;
@@ -47,9 +50,12 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
 }
 
 /// Brings a private system up. A command of its own, because services have its environment.
-fn up(dev: &Dev) -> Result<()> {
+fn up(dev: &Dev, is_smoke: bool) -> Result<()> {
     let mut command = Command::new(std::env::current_exe().context("cannot find myself")?);
     command.args(["up", "--detach", "--dir"]).arg(&dev.dir).envs(LIMITS).envs([BROKER]).stdout(Stdio::null());
+    if is_smoke {
+        command.arg("--debug");
+    }
     // Always a private one: a foreign database could not be wiped.
     command.env_remove(dev::DATABASE_URL).env_remove(dev::KAFKA_BOOTSTRAP_SERVERS);
     let child = command.spawn().context("cannot run myself")?;

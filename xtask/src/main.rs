@@ -60,7 +60,8 @@ enum Command {
     },
     /// Measure release builds on a fresh system of their own in `.dev/bench`, beside what they are compared with
     ///
-    /// `--quick` takes some minutes; `--only SCENARIO` measures one; `--json FILE` writes the figures.
+    /// `--quick` takes some minutes, `--smoke` only looks whether all is right; `--only SCENARIO` measures one; `--json FILE` writes the
+    /// figures.
     Bench {
         /// Arguments of the load generator; `--help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

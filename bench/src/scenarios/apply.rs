@@ -12,7 +12,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use uuid::Uuid;
 
-use super::Bench;
+use super::{Bench, Size};
 use crate::comparators::pgbench::{self, Ground};
 use crate::processes::us_each;
 use crate::report::{Figures, Row};
@@ -30,7 +30,11 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(10);
 
 /// How fast a backlog of holds is applied, until the last one's outcome is in the database.
 pub(super) async fn apply(bench: &Bench) -> Result<Row> {
-    let count = if bench.quick { 100_000 } else { 1_000_000 };
+    let count = match bench.size {
+        Size::Full => 1_000_000,
+        Size::Quick => 100_000,
+        Size::Smoke => 10_000,
+    };
     let schedules = count / SEATS_MAX.min(count);
     let each = count / schedules;
     // Two more: for Postgres alone.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 
-use super::{Bench, Peer, ROUNDS, Turn, progress};
+use super::{Bench, Peer, ROUNDS, Size, Turn, progress};
 use crate::http::{Connection, Request};
 use crate::load::{Measured, at_once, open_loop};
 use crate::report::Row;
@@ -80,11 +80,12 @@ async fn waiting<B: Fn(usize) -> String>(
 
 /// Holds that nobody measures.
 pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
-    let house = bench.world.house(1, rows_of_seats(WARM_UP_HOLDS), open_queue()).await?;
-    let buyers = bench.world.insiders(&house, WARM_UP_HOLDS / HOLDS_EACH).await?;
+    let count = if bench.size == Size::Smoke { CALLERS } else { WARM_UP_HOLDS };
+    let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
     let turn = Turn { peer: Peer::Ours, address: bench.world.api, number: 0 };
     let holds = Holds { buyers, body: |i| seat_body(house.schedules[0], index(i)) };
-    waiting(turn, WARM_UP_HOLDS, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
+    waiting(turn, count, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
 }
 
 /// Distinct seats of one schedule, all callers at once.

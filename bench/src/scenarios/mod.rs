@@ -51,10 +51,20 @@ pub(crate) struct Bench {
     /// For pgbench, and the folder for its scripts.
     pub(crate) database_url: Secret,
     pub(crate) folder: PathBuf,
-    /// A few minutes in all, instead of as long as it takes.
-    pub(crate) quick: bool,
+    pub(crate) size: Size,
     /// Nobody but ours.
     pub(crate) alone: bool,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// As much as it takes.
+    Full,
+    /// A few minutes in all.
+    Quick,
+    /// So little that only correctness is seen.
+    Smoke,
 }
 
 /// Who is asked.
@@ -105,7 +115,9 @@ impl Bench {
             "charges" => payments::charges(self).await,
             "joins" => queues::joins(self).await,
             "polls-1k" => queues::polls(self, "polls-1k", 1_000).await,
-            "polls-1m" => queues::polls(self, "polls-1m", 1_000_000).await,
+            "polls-1m" => {
+                queues::polls(self, "polls-1m", if self.size == Size::Smoke { 20_000 } else { 1_000_000 }).await
+            }
             "purchases" => purchases::purchases(self).await,
             "seatmap" => seat_map::seat_map(self).await,
             "apply" => apply::apply(self).await,
@@ -113,9 +125,13 @@ impl Bench {
         }
     }
 
-    /// `full`, or a part of it when it has to be quick.
+    /// `full`, or a part of it when there is less time.
     fn scaled(&self, full: usize) -> usize {
-        if self.quick { full / 4 } else { full }
+        match self.size {
+            Size::Full => full,
+            Size::Quick => full / 4,
+            Size::Smoke => full / 100,
+        }
     }
 
     /// Lets this one run, and no other; where it is.

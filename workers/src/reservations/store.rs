@@ -120,11 +120,14 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
         .collect();
     let begins: Vec<i32> = std::iter::once(1).chain(ends.iter().map(|end| end + 1)).take(holds.len()).collect();
     sqlx::query!(
-        "INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
-         SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first:last]
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
-                     $7::timestamptz[], $8::integer[], $9::integer[])
-              AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)",
+        "WITH made AS (
+             INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
+             SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first:last]
+             FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
+                         $7::timestamptz[], $8::integer[], $9::integer[])
+                  AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last))
+         UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
+         FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id) WHERE s.seat_id = t.seat_id",
         &ids,
         &users,
         &concerts,
@@ -134,13 +137,6 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
         &expires,
         &begins,
         &ends,
-        &seats
-    )
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query!(
-        "UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
-         FROM UNNEST($1::bigint[], $2::uuid[]) AS t (seat_id, reservation_id) WHERE s.seat_id = t.seat_id",
         &seats,
         &seat_holds
     )

@@ -21,7 +21,7 @@ use super::consume::Record;
 use super::dead_letters::DeadLetter;
 use super::offsets::Positions;
 use super::recall::Memory;
-use super::store;
+use super::store::{self, Span};
 use super::word::{Emissions, Logged, Outcome, Told, Word};
 
 const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -102,15 +102,6 @@ fn read<W: Word>(
         }
     }
     (readable, dead)
-}
-
-/// What a batch moves in the log: each partition from where reading stood before its first record to behind its last.
-#[derive(Default)]
-struct Span {
-    first: Positions,
-    next: Positions,
-    /// When the last one was appended.
-    log_time: DateTime<Utc>,
 }
 
 impl Span {
@@ -236,29 +227,31 @@ impl<W: Word> Applier<W> {
             .collect();
         let repeats = part.len() - fresh.len();
         let mut done = Done::default();
-        if !fresh.is_empty() {
-            let new = match self.decide(&mut transaction, now, fresh, &mut done).await? {
-                Ok(new) => new,
-                // The transaction is rolled back: what waits has had no effect, but what came after it may have.
-                Err(waiting) => return Ok(Part::Waits(waiting)),
-            };
-            store::insert_outcomes(&mut transaction, &new).await?;
-            outcomes.extend(new.into_iter().map(|result| (result.request_id, result)));
-        }
-        if let Some(span) = advance
-            && !self.advance(&mut transaction, span).await?
-        {
+        let new = match self.decide(&mut transaction, now, fresh, &mut done).await? {
+            Ok(new) => new,
+            // The transaction is rolled back: what waits has had no effect, but what came after it may have.
+            Err(waiting) => return Ok(Part::Waits(waiting)),
+        };
+        if !self.conclude(&mut transaction, &new, advance).await? {
             return Ok(Part::WentBack);
         }
         transaction.commit().await?;
+        outcomes.extend(new.into_iter().map(|result| (result.request_id, result)));
         count(&outcomes, repeats);
         done.results = tell(part, outcomes, W::TOPIC);
         Ok(Part::Applied(done))
     }
 
-    /// Moves the applied offsets. False: they are not where the batch begins, so something is missing before it.
-    async fn advance(&self, transaction: &mut PgConnection, span: &Span) -> Result<bool, sqlx::Error> {
-        let moved = store::advance(transaction, W::TOPIC, &span.first, &span.next, span.log_time).await?;
+    /// Writes the outcomes and moves the applied offsets. False: they are not where the batch begins, so something is missing before it.
+    async fn conclude(
+        &self,
+        transaction: &mut PgConnection,
+        new: &[RequestResult],
+        advance: Option<&Span>,
+    ) -> Result<bool, sqlx::Error> {
+        let nowhere = Span::default();
+        let span = advance.unwrap_or(&nowhere);
+        let moved = store::conclude(transaction, new, W::TOPIC, span).await?;
         let is_new = |(partition, new): &(i32, bool)| *new && self.known.contains(partition);
         Ok(moved.len() == span.next.len() && !moved.iter().any(is_new))
     }

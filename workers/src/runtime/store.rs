@@ -51,14 +51,24 @@ pub(crate) async fn known_outcomes(
     Ok((now, known.collect()))
 }
 
-/// Writes the outcomes of a batch. An outcome that another worker wrote meanwhile fails the transaction: the retry finds it.
-pub(crate) async fn insert_outcomes(
+/// What a batch moves in the log: each partition from where it stood before the first record to behind the last.
+#[derive(Default)]
+pub(crate) struct Span {
+    pub(crate) first: Positions,
+    pub(crate) next: Positions,
+    /// When the last one was appended.
+    pub(crate) log_time: DateTime<Utc>,
+}
+
+/// Writes the outcomes of a batch, and moves `applied_offsets` forward; never back, so a replay changes no row, and only from where the
+/// batch begins or behind that: what comes before has to be applied. The partitions that were moved or had not to be, and whether there
+/// was no row. An outcome that another worker wrote meanwhile fails the transaction: the retry finds it.
+pub(crate) async fn conclude(
     transaction: &mut PgConnection,
     results: &[RequestResult],
-) -> Result<(), sqlx::Error> {
-    if results.is_empty() {
-        return Ok(());
-    }
+    topic: &str,
+    Span { first, next, log_time }: &Span,
+) -> Result<Vec<(i32, bool)>, sqlx::Error> {
     let ids: Vec<Uuid> = results.iter().map(|r| r.request_id.0).collect();
     let users: Vec<Option<Uuid>> = results.iter().map(|r| r.user_id.map(|user| user.0)).collect();
     let kinds: Vec<&str> = results.iter().map(|r| r.kind.as_str()).collect();
@@ -71,13 +81,26 @@ pub(crate) async fn insert_outcomes(
     let topics: Vec<&str> = results.iter().map(|r| r.source.topic.as_str()).collect();
     let partitions: Vec<i32> = results.iter().map(|r| r.source.partition).collect();
     let offsets: Vec<i64> = results.iter().map(|r| r.source.offset).collect();
-    sqlx::query!(
-        r#"INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at,
-                                 finished_at, topic, partition, "offset")
-           SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
-           FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
-                       $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
-                AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)"#,
+    let moved: Vec<i32> = next.keys().copied().collect();
+    let nexts: Vec<i64> = next.values().copied().collect();
+    let firsts: Vec<i64> = moved.iter().map(|partition| first.get(partition).copied().unwrap_or_default()).collect();
+    // One statement: a lone request waits for each.
+    let moved = sqlx::query!(
+        r#"WITH told AS (
+               INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at,
+                                     finished_at, topic, partition, "offset")
+               SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
+               FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
+                           $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
+                    AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)),
+           t AS (SELECT * FROM UNNEST($14::integer[], $15::bigint[], $16::bigint[]) AS t (partition, next_offset, first))
+           INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
+           SELECT $13, partition, next_offset, $17 FROM t ORDER BY partition
+           ON CONFLICT (topic, partition) DO UPDATE
+           SET next_offset = greatest(a.next_offset, excluded.next_offset),
+               log_time = CASE WHEN excluded.next_offset > a.next_offset THEN excluded.log_time ELSE a.log_time END
+           WHERE a.next_offset >= (SELECT t.first FROM t WHERE t.partition = a.partition)
+           RETURNING a.partition, (a.xmax = 0) AS "new!""#,
         &ids,
         &users as &[Option<Uuid>],
         &kinds as &[&str],
@@ -89,40 +112,12 @@ pub(crate) async fn insert_outcomes(
         &finished,
         &topics as &[&str],
         &partitions,
-        &offsets
-    )
-    .execute(transaction)
-    .await?;
-    Ok(())
-}
-
-/// Moves `applied_offsets` forward; never back, so a replay changes no row, and only from where the batch begins or behind that: what
-/// comes before has to be applied. The partitions that were moved or had not to be, and whether there was no row.
-pub(crate) async fn advance(
-    transaction: &mut PgConnection,
-    topic: &str,
-    first: &Positions,
-    next: &Positions,
-    log_time: DateTime<Utc>,
-) -> Result<Vec<(i32, bool)>, sqlx::Error> {
-    let partitions: Vec<i32> = next.keys().copied().collect();
-    let offsets: Vec<i64> = next.values().copied().collect();
-    let firsts: Vec<i64> =
-        partitions.iter().map(|partition| first.get(partition).copied().unwrap_or_default()).collect();
-    let moved = sqlx::query!(
-        r#"WITH t AS (SELECT * FROM UNNEST($2::integer[], $3::bigint[], $5::bigint[]) AS t (partition, next_offset, first))
-           INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
-           SELECT $1, partition, next_offset, $4 FROM t ORDER BY partition
-           ON CONFLICT (topic, partition) DO UPDATE
-           SET next_offset = greatest(a.next_offset, excluded.next_offset),
-               log_time = CASE WHEN excluded.next_offset > a.next_offset THEN excluded.log_time ELSE a.log_time END
-           WHERE a.next_offset >= (SELECT t.first FROM t WHERE t.partition = a.partition)
-           RETURNING a.partition, (a.xmax = 0) AS "new!""#,
-        topic,
-        &partitions,
         &offsets,
-        log_time,
-        &firsts
+        topic,
+        &moved,
+        &nexts,
+        &firsts,
+        log_time
     )
     .fetch_all(transaction)
     .await?;
