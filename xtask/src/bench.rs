@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: release builds of everything, on a fresh system of their own, and load on it.
 
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +32,8 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     let folder = dev::workspace()?.join(".dev");
     std::fs::create_dir_all(&folder).context("cannot create .dev")?;
     let dev = Dev::open(Some(&folder.join(BENCH_DIR)))?;
+    // Before anything is built: that may replace this very file.
+    let myself = std::env::current_exe().context("cannot find myself")?;
     let is_smoke = args.iter().any(|arg| arg == SMOKE);
     let programs = cargo::build_programs(&dev, if is_smoke { Profile::Dev } else { Profile::Release })?;
     let program = programs.get(BENCH).context("cargo did not say where it put the load generator")?;
@@ -38,7 +41,7 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
         let _lock = dev.lock()?;
         down::stop_and_wipe(&dev)?;
     }
-    let measured = up(&dev, is_smoke).and_then(|()| measure(&dev, program, args));
+    let measured = up(&dev, &myself, is_smoke).and_then(|()| measure(&dev, program, args));
     let _lock = dev.lock()?;
     if measured.is_err() {
         down::stop(&dev)?;
@@ -50,8 +53,8 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
 }
 
 /// Brings a private system up. A command of its own, because services have its environment.
-fn up(dev: &Dev, is_smoke: bool) -> Result<()> {
-    let mut command = Command::new(std::env::current_exe().context("cannot find myself")?);
+fn up(dev: &Dev, myself: &Path, is_smoke: bool) -> Result<()> {
+    let mut command = Command::new(myself);
     command.args(["up", "--detach", "--dir"]).arg(&dev.dir).envs(LIMITS).envs([BROKER]).stdout(Stdio::null());
     if is_smoke {
         command.arg("--debug");
@@ -65,7 +68,7 @@ fn up(dev: &Dev, is_smoke: bool) -> Result<()> {
     Ok(())
 }
 
-fn measure(dev: &Dev, program: &std::path::Path, args: &[String]) -> Result<()> {
+fn measure(dev: &Dev, program: &Path, args: &[String]) -> Result<()> {
     let keys = Keys::open(dev)?;
     let mut command = Command::new(program);
     command.arg("run").args(args).envs(dev::read_settings(&dev.env_file())?).env("BOXOFFICE_DEV_DIR", &dev.dir);
