@@ -4,13 +4,14 @@ pub mod comparators;
 mod http;
 mod load;
 mod peers;
+mod plots;
 mod processes;
 mod report;
 mod scenarios;
 mod world;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -52,12 +53,8 @@ struct RunArgs {
     /// Without those that it is compared with
     #[arg(long)]
     alone: bool,
-    /// Only these scenarios
-    #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
-    only: Vec<String>,
-    /// Write the figures to this file, too
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// The api's address
     #[arg(long, env = "BOXOFFICE_URL")]
     url: String,
@@ -72,6 +69,20 @@ struct RunArgs {
     dev_dir: PathBuf,
     #[command(flatten)]
     database: DatabaseConfig,
+}
+
+/// What is measured, and where it is written.
+#[derive(Args)]
+struct Wanted {
+    /// Only these scenarios
+    #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
+    only: Vec<String>,
+    /// Write the figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw what can be drawn, as SVG files in this folder
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
 }
 
 /// One thread: the load generator takes as little as it can from what it measures.
@@ -107,10 +118,18 @@ async fn run(args: RunArgs) -> Result<()> {
         quick: args.quick,
         alone: args.alone,
     };
-    let wanted = NAMES.iter().filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == **name));
     bench.warm_up().await.context("warming up")?;
+    let wanted = args.wanted;
+    if let Some(folder) = &wanted.plots {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    scenarios(&bench, &wanted).await
+}
+
+async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {
+    let names = NAMES.iter().filter(|name| wanted.only.is_empty() || wanted.only.iter().any(|only| only == **name));
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    for name in wanted {
+    for name in names {
         match bench.run(name).await {
             Ok(row) => {
                 println!("{}", report::line(&row));
@@ -124,11 +143,18 @@ async fn run(args: RunArgs) -> Result<()> {
         }
     }
     // Every request has one outcome, no seat two owners, every balance its entries; or it panics.
-    boxoffice_tests::audit::audit(&pool).await;
+    boxoffice_tests::audit::audit(&bench.world.pool).await;
     println!("{}", report::table(&rows));
-    if let Some(file) = args.json {
-        std::fs::write(&file, format!("{:#}\n", report::json(&rows))).with_context(|| file.display().to_string())?;
+    if let Some(file) = &wanted.json {
+        write_json(file, &report::json(&rows))?;
+    }
+    if let (Some(folder), Some(plot)) = (&wanted.plots, report::throughput_latency(&rows)) {
+        plot.write(&folder.join("throughput-latency.svg"))?;
     }
     anyhow::ensure!(failed.is_empty(), "not measured: {}; the reasons stand above", failed.join(", "));
     Ok(())
+}
+
+fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {
+    std::fs::write(file, format!("{value:#}\n")).with_context(|| file.display().to_string())
 }

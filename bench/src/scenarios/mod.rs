@@ -6,6 +6,7 @@ mod payments;
 mod purchases;
 mod queues;
 mod seat_map;
+mod sustained;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,9 +26,10 @@ use crate::world::World;
 const ROUNDS: usize = 2;
 
 /// All scenarios, in the order in which they run.
-pub(crate) const NAMES: [&str; 15] = [
+pub(crate) const NAMES: [&str; 16] = [
     "hold-idle",
     "hold-10k",
+    "sustained",
     "holds-hot",
     "holds-polled",
     "holds-spread",
@@ -96,6 +98,7 @@ impl Bench {
         match name {
             "hold-idle" => holds::idle(self).await,
             "hold-10k" => holds::ten_thousand(self).await,
+            "sustained" => sustained::sustained(self).await,
             "holds-hot" => holds::hot(self).await,
             "holds-polled" => holds::polled(self).await,
             "holds-spread" => holds::spread(self).await,
