@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: puts load on a running system, and on its comparators, in turn, and says what came of it.
 
 pub mod comparators;
+mod growth;
 mod http;
 mod load;
 mod peers;
@@ -74,6 +75,12 @@ struct RunArgs {
 /// What is measured, and where it is written.
 #[derive(Args)]
 struct Wanted {
+    /// No scenarios: how the cost of a request grows with this, on the system as it is
+    #[arg(long, value_name = "WHAT", value_parser = growth::NAMES, requires = "growth_file")]
+    growth: Option<String>,
+    /// The points of growth that were measured so far; new ones are added
+    #[arg(long, value_name = "FILE")]
+    growth_file: Option<PathBuf>,
     /// Only these scenarios
     #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
     only: Vec<String>,
@@ -107,6 +114,8 @@ async fn run(args: RunArgs) -> Result<()> {
     let api: SocketAddr =
         args.url.trim_start_matches("http://").parse().context("BOXOFFICE_URL is http://address:port")?;
     let pool = common::database::pool(&args.database, "bench", 4)?;
+    // To fill tables, and to prove what must be true of them, takes as long as it takes.
+    pool.set_connect_options(pool.connect_options().as_ref().clone().options([("statement_timeout", "0")]));
     let (access, queue) = (AccessTokens::new(args.access_token_keys), QueueTokens::new(args.queue_token_keys));
     let world = World::new(api, pool.clone(), access, queue, &args.admin_key);
     let bench = Bench {
@@ -116,14 +125,28 @@ async fn run(args: RunArgs) -> Result<()> {
         database_url: args.database.database_url.clone(),
         folder: args.dev_dir.join("pgbench"),
         quick: args.quick,
-        alone: args.alone,
+        // What grows is compared with itself.
+        alone: args.alone || args.wanted.growth.is_some(),
     };
     bench.warm_up().await.context("warming up")?;
     let wanted = args.wanted;
     if let Some(folder) = &wanted.plots {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    scenarios(&bench, &wanted).await
+    match (&wanted.growth, &wanted.growth_file) {
+        (Some(name), Some(file)) => growth(&bench, name, file, &wanted).await,
+        _ => scenarios(&bench, &wanted).await,
+    }
+}
+
+async fn growth(bench: &Bench, name: &str, file: &Path, wanted: &Wanted) -> Result<()> {
+    let points = growth::measure(bench, name).await.with_context(|| name.to_owned())?;
+    boxoffice_tests::audit::audit(&bench.world.pool).await;
+    let growths = growth::add_to(file, name, points)?;
+    if let Some(file) = &wanted.json {
+        write_json(file, &serde_json::to_value(&growths)?)?;
+    }
+    wanted.plots.as_ref().map_or(Ok(()), |folder| growth::plot(&growths, folder))
 }
 
 async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {

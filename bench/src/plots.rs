@@ -15,8 +15,9 @@ const WIDTH_PX: u32 = 900;
 /// Of the title, and of each panel.
 const TITLE_PX: u32 = 40;
 const PANEL_PX: u32 = 380;
-const TITLE_TEXT: (&str, u32) = ("sans-serif", 20);
-const TEXT: (&str, u32) = ("sans-serif", 14);
+// The library makes text smaller than it is asked to, by a quarter.
+const TITLE_TEXT: (&str, u32) = ("sans-serif", 24);
+const TEXT: (&str, u32) = ("sans-serif", 17);
 const LABELS_MAX: usize = 12;
 /// Room around what is plotted, as a factor on logarithmic axes.
 const MARGIN: f64 = 1.25;

@@ -9,6 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use crate::growth::Point;
 use crate::load::Measured;
 use crate::plots::{Line, Panel, Plot};
 
@@ -157,6 +158,13 @@ impl Row {
         peers.map(|(peer, figures)| (peer, figures.steps.as_slice())).filter(|(_, steps)| !steps.is_empty()).collect()
     }
 
+    /// Ours, where there is `x` of what grows.
+    pub(crate) fn point(&self, x: f64) -> Point {
+        let (ours, at) = (self.ours(), |quantile| self.ours().latency.value_at_quantile(quantile));
+        let cpu_us_per_request = rounded(&self.cpu_us);
+        Point { x, rate_per_s: ours.rate().round(), p50_us: at(0.5), p99_us: at(0.99), cpu_us_per_request }
+    }
+
     fn ours(&self) -> &Figures {
         &self.figures[OURS]
     }
@@ -251,6 +259,6 @@ pub(crate) fn throughput_latency(rows: &[Row]) -> Option<Plot> {
     (!steps.is_empty()).then(|| Plot {
         title: "Holds of one schedule: latency against the rate of arrivals".to_owned(),
         x: "arrivals a second",
-        panels: vec![Panel { y: "ms", y_log: true, lines }],
+        panels: vec![Panel { y: "latency, ms", y_log: true, lines }],
     })
 }

@@ -17,6 +17,8 @@ use uuid::Uuid;
 use crate::http::{Connection, Request};
 use crate::load::at_once;
 
+/// Seats that one schedule can have.
+pub(crate) const SEATS_MAX: usize = 200_000;
 const CALLERS: usize = 128;
 const ACCESS_TOKEN_SECONDS: i64 = 86_400;
 const SEATS_PER_ROW: i64 = 50;

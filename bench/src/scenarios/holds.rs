@@ -12,7 +12,7 @@ use super::{Bench, Peer, ROUNDS, Turn, progress};
 use crate::http::{Connection, Request};
 use crate::load::{Measured, Pace, at_once, open_loop};
 use crate::report::Row;
-use crate::world::{Buyer, House, open_queue};
+use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
 const CALLERS: usize = 512;
 /// So many until a fresh broker's cost of a hold stays the same.
@@ -152,6 +152,27 @@ pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
             let body = |_| format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}");
             let holds = Holds { buyers: buyers.clone(), body };
             waiting(turn, count, progress, &holds).await?.expect(&[201])
+        })
+        .await
+}
+
+/// Four together in houses of so many seats, of which no more than half are taken. A large house is several schedules, which take turns;
+/// of small ones there are as many as it takes.
+pub(super) async fn best_available_of(bench: &Bench, seats: usize) -> Result<Row> {
+    let count = bench.scaled(24_000);
+    let (schedules, holds_each) = (seats.div_ceil(SEATS_MAX), seats / 2 / 4);
+    let houses = (ROUNDS * count).div_ceil(holds_each);
+    let all = bench.world.house(houses * schedules, rows_of_seats(seats / schedules), open_queue()).await?;
+    // Two holds of each in a turn: even in one schedule they have 16 seats at most.
+    let buyers = bench.world.insiders(&all, count.div_ceil(2)).await?;
+    bench
+        .in_turn("best-available-of", &[Peer::Ours], async |turn, progress| {
+            let body = |i: usize| {
+                let i = turn.number * count + i;
+                let schedule = all.schedules[i / holds_each * schedules + i % schedules];
+                format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}")
+            };
+            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }

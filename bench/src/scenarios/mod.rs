@@ -116,6 +116,16 @@ impl Bench {
         }
     }
 
+    /// Polls while `waiting` wait.
+    pub(crate) async fn polls(&self, waiting: usize) -> Result<Row> {
+        queues::polls(self, "polls", waiting).await
+    }
+
+    /// Holds of the best four in houses of `seats` seats.
+    pub(crate) async fn best_available_of(&self, seats: usize) -> Result<Row> {
+        holds::best_available_of(self, seats).await
+    }
+
     /// `full`, or a part of it when it has to be quick.
     fn scaled(&self, full: usize) -> usize {
         if self.quick { full / 4 } else { full }
@@ -157,7 +167,8 @@ impl Bench {
     }
 }
 
-fn progress(name: &str, peer: Peer) -> ProgressBar {
+/// A line that says how far the peer is.
+pub(crate) fn progress(name: &str, peer: Peer) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:24} {bar:30} {pos}/{len} {per_sec} {elapsed}");
     let bar = ProgressBar::new(0).with_prefix(format!("{name} {}", peer.name()));
     style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)
