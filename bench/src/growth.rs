@@ -29,6 +29,8 @@ const SEATS_QUICK: [usize; 3] = [1_000, 10_000, 100_000];
 const ROWS_AT_ONCE: i64 = 250_000;
 /// Rows are filled in only if so many times their size is free: there are indexes, the write-ahead log, and all else on the disk.
 const DISK_FACTOR: i64 = 3;
+/// A process is plotted if it takes more than one in so many parts of the whole.
+const SEEN_IN: f64 = 40.0;
 const WORKER: &str = "reservation-worker";
 const BROKER_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -227,7 +229,8 @@ fn cpu_lines(points: &[Point]) -> Vec<Line> {
     };
     let kinds: BTreeSet<&str> =
         points.iter().flat_map(|point| point.cpu_us_per_request.keys().map(|name| kind_of(name))).collect();
-    let taking_part = kinds.into_iter().filter(|kind| points.iter().any(|point| of(point, kind) >= 1.0));
+    let is_seen = |point: &Point, kind: &str| of(point, kind) * SEEN_IN > point.cpu_us_per_request.values().sum();
+    let taking_part = kinds.into_iter().filter(|kind| points.iter().any(|point| is_seen(point, kind)));
     let all =
         Line { name: "all".to_owned(), points: line(points, |point| Some(point.cpu_us_per_request.values().sum())) };
     let each =

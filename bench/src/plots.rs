@@ -8,13 +8,19 @@ use plotters::coord::combinators::{IntoLogRange as _, LogCoord};
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::{
     BLACK, Cartesian2d, ChartBuilder, ChartContext, Circle, Color as _, DrawingArea, IntoDrawingArea as _,
-    IntoFont as _, LineSeries, PathElement, RGBColor, SVGBackend, SeriesLabelPosition, WHITE,
+    IntoFont as _, LineSeries, PathElement, RGBColor, SVGBackend, Text, WHITE,
 };
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-const WIDTH_PX: u32 = 900;
+const WIDTH_PX: u32 = 1_000;
 /// Of the title, and of each panel.
 const TITLE_PX: u32 = 40;
 const PANEL_PX: u32 = 380;
+/// The width of the legend, and of one line's dash in it.
+const LEGEND_PX: u32 = 180;
+const LEGEND_DASH_PX: i32 = 18;
+const LEGEND_TOP_PX: i32 = 24;
+const LEGEND_LINE_PX: usize = 22;
 // The library makes text smaller than it is asked to, by a quarter.
 const TITLE_TEXT: (&str, u32) = ("sans-serif", 24);
 const TEXT: (&str, u32) = ("sans-serif", 17);
@@ -68,7 +74,9 @@ impl Plot {
             root.fill(&WHITE).map_err(failed)?;
             let below = root.titled(&self.title, TITLE_TEXT.into_font().color(&BLACK)).map_err(failed)?;
             for (panel, area) in self.panels.iter().zip(below.split_evenly((self.panels.len(), 1))) {
-                draw(panel, self.x, &area)?;
+                let (lines, beside) = area.split_horizontally(WIDTH_PX - LEGEND_PX);
+                draw(panel, self.x, &lines)?;
+                legend(panel, &beside)?;
             }
             root.present().map_err(failed)
         };
@@ -106,16 +114,27 @@ fn fill<'a, Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(
     mesh.x_label_formatter(&|value| short(*value)).y_label_formatter(&|value| short(*value));
     mesh.axis_desc_style(TEXT.into_font().color(&BLACK)).label_style(TEXT.into_font().color(&BLACK));
     mesh.bold_line_style(BLACK.mix(0.15)).draw().map_err(failed)?;
-    for (line, color) in panel.lines.iter().zip(COLORS.into_iter().cycle()) {
+    for (line, color) in panel.lines.iter().zip(colors()) {
         let stroke = color.stroke_width(2);
-        let series = chart.draw_series(LineSeries::new(line.points.iter().copied(), stroke)).map_err(failed)?;
-        series.label(&line.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], stroke));
+        chart.draw_series(LineSeries::new(line.points.iter().copied(), stroke)).map_err(failed)?;
         let dots = line.points.iter().map(|point| Circle::new(*point, 3, color.filled()));
         chart.draw_series(dots).map_err(failed)?;
     }
-    let mut labels = chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::UpperLeft).label_font(TEXT.into_font().color(&BLACK));
-    labels.background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3)).draw().map_err(failed)
+    Ok(())
+}
+
+/// Beside the lines, not on them.
+fn legend(panel: &Panel, area: &Area) -> Result<()> {
+    for ((line, color), y) in panel.lines.iter().zip(colors()).zip((LEGEND_TOP_PX..).step_by(LEGEND_LINE_PX)) {
+        area.draw(&PathElement::new([(0, y), (LEGEND_DASH_PX, y)], color.stroke_width(2))).map_err(failed)?;
+        let style = TEXT.into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(line.name.clone(), (LEGEND_DASH_PX + 8, y), style)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn colors() -> impl Iterator<Item = RGBColor> {
+    COLORS.into_iter().cycle()
 }
 
 /// The least and the greatest; None: there are none.
