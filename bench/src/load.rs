@@ -1,5 +1,6 @@
 //! How load is put on: all callers at once (each asks again as soon as it is answered), or open-loop at a fixed rate, where latency
-//! counts from the moment at which a request was meant to be sent, whether or not somebody was free to send it.
+//! counts from the moment at which a request was meant to be sent, whether or not somebody was free to send it. Who can wait no longer
+//! drops what is left, and counts it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -34,12 +35,42 @@ pub(crate) struct Measured {
     pub(crate) statuses: BTreeMap<u16, u64>,
     /// Sent later than meant, because nobody was free.
     pub(crate) late: u64,
+    /// Never sent, because nobody was free for too long.
+    pub(crate) dropped: u64,
+    /// From the moment at which the last request was due to the last answer: how long the backlog took that was left at the end.
+    pub(crate) drained_after: Duration,
+}
+
+/// When the requests of an open loop are due.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Arrivals a second.
+    pub(crate) rate: f64,
+    /// Arrivals in all.
+    pub(crate) count: usize,
+    /// What is not sent this long after the last one was due is dropped; None: everything is sent, however late.
+    pub(crate) patience: Option<Duration>,
+}
+
+impl Pace {
+    /// When the `i`-th arrival is due, from the beginning.
+    fn due_after(self, i: usize) -> Duration {
+        #[expect(clippy::cast_precision_loss, reason = "a moment")]
+        Duration::from_secs_f64(i as f64 / self.rate)
+    }
+
+    /// When the last one is due, from the beginning.
+    fn lasts(self) -> Duration {
+        self.due_after(self.count.saturating_sub(1))
+    }
 }
 
 impl Measured {
     fn new() -> Self {
         let latency = Histogram::new_with_max(LATENCY_US_MAX, 3).expect("three digits");
-        Self { count: 0, elapsed: Duration::ZERO, latency, statuses: BTreeMap::new(), late: 0 }
+        let statuses = BTreeMap::new();
+        let (elapsed, drained_after) = (Duration::ZERO, Duration::ZERO);
+        Self { count: 0, elapsed, latency, statuses, late: 0, dropped: 0, drained_after }
     }
 
     fn note(&mut self, status: u16, took: Duration) {
@@ -51,7 +82,13 @@ impl Measured {
     /// Takes other latencies, of other pieces of work: all with this status.
     pub(crate) fn retell(&mut self, status: u16, latencies: &[Duration]) {
         let failed = std::mem::take(&mut self.statuses).into_iter().filter(|(other, _)| *other != status);
-        *self = Self { elapsed: self.elapsed, late: self.late, statuses: failed.collect(), ..Self::new() };
+        *self = Self {
+            elapsed: self.elapsed,
+            late: self.late,
+            dropped: self.dropped,
+            statuses: failed.collect(),
+            ..Self::new()
+        };
         for took in latencies {
             self.note(status, *took);
         }
@@ -115,29 +152,29 @@ pub(crate) async fn at_once(
     Ok(measured)
 }
 
-/// `rate` pieces of work a second for `count` pieces, by at most `callers` at once.
+/// Pieces of work as `pace` says, by at most `callers` at once.
 ///
 /// # Errors
 /// A connection fails.
 pub(crate) async fn open_loop(
     address: SocketAddr,
     callers: usize,
-    rate: f64,
-    count: usize,
+    pace: Pace,
     progress: &ProgressBar,
     work: impl Work,
 ) -> anyhow::Result<Measured> {
-    progress.set_length(count as u64);
+    progress.set_length(pace.count as u64);
     let mut connections = connect(address, callers).await?;
     let measured = RefCell::new(Measured::new());
+    // As long as all arrivals at most.
     let (due, arrivals) = mpsc::unbounded_channel();
     let arrivals = tokio::sync::Mutex::new(arrivals);
     let begun = Instant::now();
+    let give_up_at = pace.patience.map(|patience| begun + pace.lasts() + patience);
     // A thread of its own sleeps to within 0.1 ms, tokio's timer only to a millisecond.
     let pacer = std::thread::spawn(move || {
-        for i in 0..count {
-            #[expect(clippy::cast_precision_loss, reason = "a moment")]
-            let at = begun + Duration::from_secs_f64(i as f64 / rate);
+        for i in 0..pace.count {
+            let at = begun + pace.due_after(i);
             std::thread::sleep(at.saturating_duration_since(Instant::now()));
             if due.send((i, at)).is_err() {
                 return;
@@ -147,6 +184,10 @@ pub(crate) async fn open_loop(
     let callers = connections.iter_mut().map(async |connection| -> io::Result<()> {
         loop {
             let Some((i, at)) = arrivals.lock().await.recv().await else { return Ok(()) };
+            if give_up_at.is_some_and(|give_up_at| Instant::now() > give_up_at) {
+                measured.borrow_mut().dropped += 1;
+                continue;
+            }
             if at.elapsed() > LATE {
                 measured.borrow_mut().late += 1;
             }
@@ -161,6 +202,7 @@ pub(crate) async fn open_loop(
     pacer.join().map_err(|_| anyhow::anyhow!("the pacer panicked"))?;
     let mut measured = measured.into_inner();
     measured.elapsed = begun.elapsed();
+    measured.drained_after = measured.elapsed.saturating_sub(pace.lasts());
     Ok(measured)
 }
 

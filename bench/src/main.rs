@@ -1,16 +1,18 @@
 //! `cargo xtask bench`: puts load on a running system, and on its comparators, in turn, and says what came of it.
 
 pub mod comparators;
+mod growth;
 mod http;
 mod load;
 mod peers;
+mod plots;
 mod processes;
 mod report;
 mod scenarios;
 mod world;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -55,12 +57,8 @@ struct RunArgs {
     /// Without those that it is compared with
     #[arg(long)]
     alone: bool,
-    /// Only these scenarios
-    #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
-    only: Vec<String>,
-    /// Write the figures to this file, too
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// The api's address
     #[arg(long, env = "BOXOFFICE_URL")]
     url: String,
@@ -75,6 +73,26 @@ struct RunArgs {
     dev_dir: PathBuf,
     #[command(flatten)]
     database: DatabaseConfig,
+}
+
+/// What is measured, and where it is written.
+#[derive(Args)]
+struct Wanted {
+    /// No scenarios: how the cost of a request grows with this, on the system as it is
+    #[arg(long, value_name = "WHAT", value_parser = growth::NAMES, requires = "growth_file")]
+    growth: Option<String>,
+    /// The points of growth that were measured so far; new ones are added
+    #[arg(long, value_name = "FILE")]
+    growth_file: Option<PathBuf>,
+    /// Only these scenarios
+    #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
+    only: Vec<String>,
+    /// Write the figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw what can be drawn, as SVG files in this folder
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
 }
 
 /// One thread: the load generator takes as little as it can from what it measures.
@@ -99,6 +117,8 @@ async fn run(args: RunArgs) -> Result<()> {
     let api: SocketAddr =
         args.url.trim_start_matches("http://").parse().context("BOXOFFICE_URL is http://address:port")?;
     let pool = common::database::pool(&args.database, "bench", 4)?;
+    // To fill tables, and to prove what must be true of them, takes as long as it takes.
+    pool.set_connect_options(pool.connect_options().as_ref().clone().options([("statement_timeout", "0")]));
     let (access, queue) = (AccessTokens::new(args.access_token_keys), QueueTokens::new(args.queue_token_keys));
     let world = World::new(api, pool.clone(), access, queue, &args.admin_key);
     let bench = Bench {
@@ -112,12 +132,34 @@ async fn run(args: RunArgs) -> Result<()> {
             (false, true) => Size::Quick,
             (false, false) => Size::Full,
         },
-        alone: args.alone,
+        // What grows is compared with itself.
+        alone: args.alone || args.wanted.growth.is_some(),
     };
-    let wanted = NAMES.iter().filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == **name));
     bench.warm_up().await.context("warming up")?;
+    let wanted = args.wanted;
+    if let Some(folder) = &wanted.plots {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    match (&wanted.growth, &wanted.growth_file) {
+        (Some(name), Some(file)) => growth(&bench, name, file, &wanted).await,
+        _ => scenarios(&bench, &wanted).await,
+    }
+}
+
+async fn growth(bench: &Bench, name: &str, file: &Path, wanted: &Wanted) -> Result<()> {
+    let points = growth::measure(bench, name).await.with_context(|| name.to_owned())?;
+    boxoffice_tests::audit::audit(&bench.world.pool).await;
+    let growths = growth::add_to(file, name, points)?;
+    if let Some(file) = &wanted.json {
+        write_json(file, &serde_json::to_value(&growths)?)?;
+    }
+    wanted.plots.as_ref().map_or(Ok(()), |folder| growth::plot(&growths, folder))
+}
+
+async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {
+    let names = NAMES.iter().filter(|name| wanted.only.is_empty() || wanted.only.iter().any(|only| only == **name));
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
-    for name in wanted {
+    for name in names {
         match bench.run(name).await {
             Ok(row) => {
                 println!("{}", report::line(&row));
@@ -131,11 +173,18 @@ async fn run(args: RunArgs) -> Result<()> {
         }
     }
     // Every request has one outcome, no seat two owners, every balance its entries; or it panics.
-    boxoffice_tests::audit::audit(&pool).await;
+    boxoffice_tests::audit::audit(&bench.world.pool).await;
     println!("{}", report::table(&rows));
-    if let Some(file) = args.json {
-        std::fs::write(&file, format!("{:#}\n", report::json(&rows))).with_context(|| file.display().to_string())?;
+    if let Some(file) = &wanted.json {
+        write_json(file, &report::json(&rows))?;
+    }
+    if let (Some(folder), Some(plot)) = (&wanted.plots, report::throughput_latency(&rows)) {
+        plot.write(&folder.join("throughput-latency.svg"))?;
     }
     anyhow::ensure!(failed.is_empty(), "not measured: {}; the reasons stand above", failed.join(", "));
     Ok(())
+}
+
+fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {
+    std::fs::write(file, format!("{value:#}\n")).with_context(|| file.display().to_string())
 }

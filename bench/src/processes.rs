@@ -32,6 +32,11 @@ impl Processes {
         text.trim().parse().with_context(|| format!("{} holds no pid", file.display()))
     }
 
+    /// How many processes of this kind run: `name`, `name-2`, …
+    pub(crate) fn count_of(&self, name: &str) -> usize {
+        self.all().iter().filter(|(other, _)| other.starts_with(name)).count()
+    }
+
     fn all(&self) -> Vec<(String, u32)> {
         let files = fs::read_dir(&self.run).into_iter().flatten().flatten();
         let names = files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".pid")?.to_owned()));

@@ -1,6 +1,7 @@
 //! What was measured, as a table for people and as JSON for machines.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::Result;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
@@ -8,7 +9,62 @@ use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use crate::growth::Point;
 use crate::load::Measured;
+use crate::plots::{Line, Panel, Plot};
+
+/// One rate at which requests came, and what became of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    /// Arrivals a second.
+    pub(crate) rate: f64,
+    /// From when a request was due to its answer, in microseconds.
+    pub(crate) p50_us: u64,
+    pub(crate) p99_us: u64,
+    /// Whether nothing was left to do at the end.
+    pub(crate) sustained: bool,
+    late: u64,
+    dropped: u64,
+    drained_after_ms: u128,
+}
+
+impl Step {
+    pub(crate) fn new(rate: f64, measured: &Measured, sustained: bool) -> Self {
+        Self {
+            rate,
+            p50_us: measured.latency.value_at_quantile(0.5),
+            p99_us: measured.latency.value_at_quantile(0.99),
+            sustained,
+            late: measured.late,
+            dropped: measured.dropped,
+            drained_after_ms: measured.drained_after.as_millis(),
+        }
+    }
+
+    fn json(self) -> Value {
+        json!({
+            "rate_per_s": self.rate, "p50_us": self.p50_us, "p99_us": self.p99_us, "sustained": self.sustained,
+            "late": self.late, "dropped": self.dropped, "drained_after_ms": self.drained_after_ms,
+        })
+    }
+}
+
+/// One line for people who wait.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rate, late, dropped, drained_after_ms, .. } = self;
+        let verdict = if self.sustained { "sustained" } else { "not sustained" };
+        write!(f, "{rate:>6.0} a second: p50 {} ms, p99 {} ms, ", ms(self.p50_us), ms(self.p99_us))?;
+        write!(f, "{late} late, {dropped} dropped, the last answer {drained_after_ms} ms after it was due: {verdict}")
+    }
+}
+
+/// Microseconds as milliseconds for people.
+fn ms(us: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
+    let ms = us as f64 / 1_000.0;
+    format!("{ms:.1}")
+}
 
 /// One peer's figures in one scenario, over all its turns.
 pub(crate) struct Figures {
@@ -18,12 +74,14 @@ pub(crate) struct Figures {
     late: u64,
     /// Of the peers that are measured otherwise than by requests.
     fixed_rate: Option<f64>,
+    /// Of the peers whose rate was raised step by step.
+    steps: Vec<Step>,
 }
 
 impl Default for Figures {
     fn default() -> Self {
         let latency = Histogram::new(3).expect("three digits");
-        Self { latency, count: 0, seconds: 0.0, late: 0, fixed_rate: None }
+        Self { latency, count: 0, seconds: 0.0, late: 0, fixed_rate: None, steps: Vec::new() }
     }
 }
 
@@ -31,6 +89,13 @@ impl Figures {
     /// Only a rate.
     pub(crate) fn of_rate(rate: f64) -> Self {
         Self { fixed_rate: Some(rate), ..Self::default() }
+    }
+
+    /// The highest rate that was sustained, with what was measured there, and all steps on the way.
+    pub(crate) fn of_steps(rate: f64, measured: &Measured, steps: Vec<Step>) -> Result<Self> {
+        let mut figures = Self { fixed_rate: Some(rate), steps, ..Self::default() };
+        figures.add(measured)?;
+        Ok(figures)
     }
 
     /// Adds a turn.
@@ -49,11 +114,15 @@ impl Figures {
 
     fn json(&self) -> Value {
         let at = |quantile| self.latency.value_at_quantile(quantile);
-        json!({
+        let mut value = json!({
             "rate_per_s": self.rate().round(),
             "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": self.latency.max(),
             "late": self.late,
-        })
+        });
+        if !self.steps.is_empty() {
+            value["steps"] = self.steps.iter().map(|step| step.json()).collect();
+        }
+        value
     }
 }
 
@@ -83,6 +152,19 @@ impl Row {
         self
     }
 
+    /// The steps of each peer whose rate was raised step by step; ours first.
+    pub(crate) fn steps(&self) -> Vec<(&'static str, &[Step])> {
+        let peers = std::iter::once((OURS, self.ours())).chain(self.others());
+        peers.map(|(peer, figures)| (peer, figures.steps.as_slice())).filter(|(_, steps)| !steps.is_empty()).collect()
+    }
+
+    /// Ours, where there is `x` of what grows.
+    pub(crate) fn point(&self, x: f64) -> Point {
+        let (ours, at) = (self.ours(), |quantile| self.ours().latency.value_at_quantile(quantile));
+        let cpu_us_per_request = rounded(&self.cpu_us);
+        Point { x, rate_per_s: ours.rate().round(), p50_us: at(0.5), p99_us: at(0.99), cpu_us_per_request }
+    }
+
     fn ours(&self) -> &Figures {
         &self.figures[OURS]
     }
@@ -96,16 +178,17 @@ impl Row {
     }
 
     fn json(&self) -> Value {
-        let round = |values: &BTreeMap<String, f64>| -> BTreeMap<String, f64> {
-            values.iter().map(|(name, value)| (name.clone(), (value * 10.0).round() / 10.0)).collect()
-        };
         let mut value = self.ours().json();
-        value["cpu_us_per_request"] = json!(round(&self.cpu_us));
-        value["rss_mb"] = json!(round(&self.rss_mb));
+        value["cpu_us_per_request"] = json!(rounded(&self.cpu_us));
+        value["rss_mb"] = json!(rounded(&self.rss_mb));
         value["against"] = self.others().map(|(peer, figures)| (peer.to_owned(), figures.json())).collect();
         value["ratio"] = self.others().map(|(peer, figures)| (peer.to_owned(), json!(self.ratio(figures)))).collect();
         value
     }
+}
+
+fn rounded(values: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
+    values.iter().map(|(name, value)| (name.clone(), (value * 10.0).round() / 10.0)).collect()
 }
 
 /// One row for people who wait for the others.
@@ -130,11 +213,6 @@ pub(crate) fn table(rows: &[Row]) -> Table {
     ]);
     for row in rows {
         let ours = row.ours();
-        let ms = |us: u64| {
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
-            let ms = us as f64 / 1_000.0;
-            format!("{ms:.1}")
-        };
         let at = |quantile| ms(ours.latency.value_at_quantile(quantile));
         let mut cpu: Vec<(&String, &f64)> = row.cpu_us.iter().filter(|(_, us)| **us >= 0.5).collect();
         cpu.sort_by(|a, b| b.1.total_cmp(a.1));
@@ -160,4 +238,27 @@ pub(crate) fn table(rows: &[Row]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// Latency against the rate at which requests came, where that was raised step by step; None: in no row.
+pub(crate) fn throughput_latency(rows: &[Row]) -> Option<Plot> {
+    let steps: Vec<_> = rows.iter().flat_map(Row::steps).collect();
+    let line = |peer: &str, quantile: &str, of: fn(&Step) -> u64, steps: &[Step]| {
+        let mut steps = steps.to_vec();
+        steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds for people")]
+        let points = steps.iter().map(|step| (step.rate, of(step).max(1) as f64 / 1_000.0)).collect();
+        Line { name: format!("{peer} {quantile}"), points }
+    };
+    let lines = steps
+        .iter()
+        .flat_map(|(peer, steps)| {
+            [line(peer, "p50", |step| step.p50_us, steps), line(peer, "p99", |step| step.p99_us, steps)]
+        })
+        .collect();
+    (!steps.is_empty()).then(|| Plot {
+        title: "Holds of one schedule: latency against the rate of arrivals".to_owned(),
+        x: "arrivals a second",
+        panels: vec![Panel { y: "latency, ms", y_log: true, lines }],
+    })
 }

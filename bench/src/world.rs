@@ -17,6 +17,8 @@ use uuid::Uuid;
 use crate::http::{Connection, Request};
 use crate::load::at_once;
 
+/// Seats that one schedule can have.
+pub(crate) const SEATS_MAX: usize = 200_000;
 const CALLERS: usize = 128;
 const ACCESS_TOKEN_SECONDS: i64 = 86_400;
 const SEATS_PER_ROW: i64 = 50;
@@ -86,19 +88,26 @@ impl World {
         let concert = json!({"title": "bench", "max_seats_per_buyer": 20, "hold_seconds": 3_600, "queue": queue});
         let concert = self.operator("POST", "/v1/admin/concerts", &concert).await?;
         let concert_id = concert["concert_id"].as_i64().context("a concert's id")?;
-        let starts_at = (Utc::now() + TimeDelta::days(30)).to_rfc3339();
         let mut made = House { concert_id, schedules: Vec::new() };
-        let body = json!({"starts_at": starts_at, "sections": sections(seats)});
         for _ in 0..schedules {
-            let path = format!("/v1/admin/concerts/{concert_id}/schedules");
-            let schedule = self.operator("POST", &path, &body).await?;
-            if schedule["total_seats"].as_i64() != Some(seats) {
-                bail!("{seats} seats were asked for: {schedule}");
-            }
-            made.schedules.push(schedule["schedule_id"].as_i64().context("a schedule's id")?);
+            self.add_schedule(&mut made, seats).await?;
         }
         self.analyze().await?;
         Ok(made)
+    }
+
+    /// One schedule more, of `seats` seats (in whole rows); its id.
+    pub(crate) async fn add_schedule(&self, house: &mut House, seats: i64) -> Result<i64> {
+        let starts_at = (Utc::now() + TimeDelta::days(30)).to_rfc3339();
+        let body = json!({"starts_at": starts_at, "sections": sections(seats)});
+        let path = format!("/v1/admin/concerts/{}/schedules", house.concert_id);
+        let schedule = self.operator("POST", &path, &body).await?;
+        if schedule["total_seats"].as_i64() != Some(seats) {
+            bail!("{seats} seats were asked for: {schedule}");
+        }
+        let id = schedule["schedule_id"].as_i64().context("a schedule's id")?;
+        house.schedules.push(id);
+        Ok(id)
     }
 
     /// Right after tables were filled the planner knows nothing of them.

@@ -61,7 +61,8 @@ enum Command {
     /// Measure release builds on a fresh system of their own in `.dev/bench`, beside what they are compared with
     ///
     /// `--quick` takes some minutes, `--smoke` only looks whether all is right; `--only SCENARIO` measures one; `--json FILE` writes the
-    /// figures.
+    /// figures, `--plots FOLDER` draws them. `--growth`, or `--growth=WHAT`, measures how the cost of a request grows with what there is, on
+    /// a system for each.
     Bench {
         /// Arguments of the load generator; `--help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -16,12 +16,10 @@ use super::{Bench, Size};
 use crate::comparators::pgbench::{self, Ground};
 use crate::processes::us_each;
 use crate::report::{Figures, Row};
-use crate::world::{Buyer, House, open_queue};
+use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
 const WORKER: &str = "reservation-worker";
 const HOLDS_EACH: usize = 16;
-/// Seats that one schedule can have.
-const SEATS_MAX: usize = 200_000;
 /// Holds of one transaction of pgbench's batch, and the part of the seats that row by row takes.
 const PGBENCH_BATCH: usize = 200;
 const PGBENCH_ROWS_PART: usize = 5;

@@ -10,15 +10,15 @@ use indicatif::ProgressBar;
 
 use super::{Bench, Peer, ROUNDS, Size, Turn, progress};
 use crate::http::{Connection, Request};
-use crate::load::{Measured, at_once, open_loop};
+use crate::load::{Measured, Pace, at_once, open_loop};
 use crate::report::Row;
-use crate::world::{Buyer, House, open_queue};
+use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
 const CALLERS: usize = 512;
 /// So many until a fresh broker's cost of a hold stays the same.
 const WARM_UP_HOLDS: usize = 64_000;
 /// Holds of one buyer in one schedule; the concert allows 20.
-const HOLDS_EACH: usize = 4;
+pub(super) const HOLDS_EACH: usize = 4;
 /// What is slower by an order gets fewer requests, so that the run does not last for ever.
 const SYNC_PART: usize = 5;
 const CONTENDED_SEATS: i64 = 20;
@@ -28,12 +28,17 @@ const POLLED_EACH: usize = 8;
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// Holds to be made: the `i`-th one's buyer and body.
-struct Holds<B> {
-    buyers: Vec<Buyer>,
-    body: B,
+pub(super) struct Holds<B> {
+    pub(super) buyers: Vec<Buyer>,
+    pub(super) body: B,
 }
 
 impl<B: Fn(usize) -> String> Holds<B> {
+    /// Makes one, and waits for its outcome.
+    pub(super) async fn hold_waiting(&self, connection: &mut Connection, i: usize) -> io::Result<u16> {
+        Ok(self.hold(connection, i, Some("wait=30")).await?.0)
+    }
+
     async fn hold(&self, connection: &mut Connection, i: usize, prefer: Option<&str>) -> io::Result<(u16, String)> {
         let buyer = &self.buyers[i % self.buyers.len()];
         let body = (self.body)(i);
@@ -54,28 +59,26 @@ fn request_id(body: &[u8]) -> String {
     after.split('"').next().unwrap_or_default().to_owned()
 }
 
-fn seat_body(schedule: i64, seat: i64) -> String {
+pub(super) fn seat_body(schedule: i64, seat: i64) -> String {
     format!("{{\"schedule_id\":{schedule},\"seat_ids\":[{}]}}", House::seat(schedule, seat))
 }
 
-fn index(i: usize) -> i64 {
+pub(super) fn index(i: usize) -> i64 {
     i64::try_from(i).unwrap_or(i64::MAX)
 }
 
-fn rows_of_seats(count: usize) -> i64 {
+pub(super) fn rows_of_seats(count: usize) -> i64 {
     (index(count) + 49) / 50 * 50
 }
 
-async fn waiting<B: Fn(usize) -> String>(
+/// Holds by all callers at once, each of whom waits for the outcome.
+pub(super) async fn waiting<B: Fn(usize) -> String>(
     turn: Turn,
     count: usize,
     progress: &ProgressBar,
     holds: &Holds<B>,
 ) -> Result<Measured> {
-    at_once(turn.address, CALLERS, count, progress, async |connection, i| {
-        Ok(holds.hold(connection, i, Some("wait=30")).await?.0)
-    })
-    .await
+    at_once(turn.address, CALLERS, count, progress, async |connection, i| holds.hold_waiting(connection, i).await).await
 }
 
 /// Holds that nobody measures.
@@ -150,6 +153,27 @@ pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
             let body = |_| format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}");
             let holds = Holds { buyers: buyers.clone(), body };
             waiting(turn, count, progress, &holds).await?.expect(&[201])
+        })
+        .await
+}
+
+/// Four together in houses of so many seats, of which no more than half are taken. A large house is several schedules, which take turns;
+/// of small ones there are as many as it takes.
+pub(super) async fn best_available_of(bench: &Bench, seats: usize) -> Result<Row> {
+    let count = bench.scaled(24_000);
+    let (schedules, holds_each) = (seats.div_ceil(SEATS_MAX), seats / 2 / 4);
+    let houses = (ROUNDS * count).div_ceil(holds_each);
+    let all = bench.world.house(houses * schedules, rows_of_seats(seats / schedules), open_queue()).await?;
+    // Two holds of each in a turn: even in one schedule they have 16 seats at most.
+    let buyers = bench.world.insiders(&all, count.div_ceil(2)).await?;
+    bench
+        .in_turn("best-available-of", &[Peer::Ours], async |turn, progress| {
+            let body = |i: usize| {
+                let i = turn.number * count + i;
+                let schedule = all.schedules[i / holds_each * schedules + i % schedules];
+                format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}")
+            };
+            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
@@ -236,9 +260,9 @@ async fn at_rate(bench: &Bench, name: &'static str, rate: f64, count: usize) -> 
         .in_turn(name, &[Peer::Ours], async |turn, progress| {
             let schedule = house.schedules[turn.number];
             let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
-            let work =
-                async |connection: &mut Connection, i: usize| Ok(holds.hold(connection, i, Some("wait=30")).await?.0);
-            open_loop(turn.address, CALLERS, rate, count, progress, work).await?.expect(&[201])
+            let pace = Pace { rate, count, patience: None };
+            let work = async |connection: &mut Connection, i: usize| holds.hold_waiting(connection, i).await;
+            open_loop(turn.address, CALLERS, pace, progress, work).await?.expect(&[201])
         })
         .await
 }

@@ -6,6 +6,7 @@ mod payments;
 mod purchases;
 mod queues;
 mod seat_map;
+mod sustained;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,9 +26,10 @@ use crate::world::World;
 const ROUNDS: usize = 2;
 
 /// All scenarios, in the order in which they run.
-pub(crate) const NAMES: [&str; 15] = [
+pub(crate) const NAMES: [&str; 16] = [
     "hold-idle",
     "hold-10k",
+    "sustained",
     "holds-hot",
     "holds-polled",
     "holds-spread",
@@ -106,6 +108,7 @@ impl Bench {
         match name {
             "hold-idle" => holds::idle(self).await,
             "hold-10k" => holds::ten_thousand(self).await,
+            "sustained" => sustained::sustained(self).await,
             "holds-hot" => holds::hot(self).await,
             "holds-polled" => holds::polled(self).await,
             "holds-spread" => holds::spread(self).await,
@@ -123,6 +126,16 @@ impl Bench {
             "apply" => apply::apply(self).await,
             other => bail!("there is no scenario {other}; there are {}", NAMES.join(", ")),
         }
+    }
+
+    /// Polls while `waiting` wait.
+    pub(crate) async fn polls(&self, waiting: usize) -> Result<Row> {
+        queues::polls(self, "polls", waiting).await
+    }
+
+    /// Holds of the best four in houses of `seats` seats.
+    pub(crate) async fn best_available_of(&self, seats: usize) -> Result<Row> {
+        holds::best_available_of(self, seats).await
     }
 
     /// `full`, or a part of it when there is less time.
@@ -170,7 +183,8 @@ impl Bench {
     }
 }
 
-fn progress(name: &str, peer: Peer) -> ProgressBar {
+/// A line that says how far the peer is.
+pub(crate) fn progress(name: &str, peer: Peer) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:24} {bar:30} {pos}/{len} {per_sec} {elapsed}");
     let bar = ProgressBar::new(0).with_prefix(format!("{name} {}", peer.name()));
     style.map(|style| bar.clone().with_style(style)).unwrap_or(bar)

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 
 use super::{Bench, Peer, ROUNDS};
 use crate::http::Request;
-use crate::load::{at_once, open_loop};
+use crate::load::{Pace, at_once, open_loop};
 use crate::report::Row;
 use crate::world::{House, open_queue};
 
@@ -57,8 +57,8 @@ pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
                     let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
                     Ok(connection.call(&request).await?.status)
                 };
-                let seats_each = usize::try_from(SEATS)? / ROUNDS;
-                open_loop(turn.address, HOLD_CALLERS, HOLDS_PER_SECOND, seats_each, &hidden, work).await
+                let pace = Pace { rate: HOLDS_PER_SECOND, count: usize::try_from(SEATS)? / ROUNDS, patience: None };
+                open_loop(turn.address, HOLD_CALLERS, pace, &hidden, work).await
             };
             // The holds go on as long as somebody reads.
             tokio::select! {
