@@ -137,20 +137,20 @@ pub(crate) struct Bounds {
     /// once, whatever this is.
     #[arg(long, env = "API_LINGER_MS", default_value_t = 3.0)]
     pub(crate) linger_ms: f64,
-    /// Finished requests that are remembered.
-    #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 100_000)]
+    /// Finished requests that are remembered: seconds of a full load, so that who polls finds them without the database.
+    #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 16_000)]
     pub(crate) outcomes_max: usize,
     /// Memory for their bodies, in bytes.
-    #[arg(long, env = "API_OUTCOME_BYTES_MAX", default_value_t = 128 * 1024 * 1024)]
+    #[arg(long, env = "API_OUTCOME_BYTES_MAX", default_value_t = 24 * 1024 * 1024)]
     pub(crate) outcome_bytes_max: usize,
     /// Accepted requests without an outcome that are remembered.
     #[arg(long, env = "API_PENDING_MAX", default_value_t = 100_000)]
     pub(crate) pending_max: usize,
     /// Admitted queue tokens whose state is remembered.
-    #[arg(long, env = "API_TOKEN_STATES_MAX", default_value_t = 500_000)]
+    #[arg(long, env = "API_TOKEN_STATES_MAX", default_value_t = 60_000)]
     pub(crate) token_states_max: u64,
     /// Reservations that are remembered, for the check of a payment's queue token.
-    #[arg(long, env = "API_RESERVATIONS_MAX", default_value_t = 500_000)]
+    #[arg(long, env = "API_RESERVATIONS_MAX", default_value_t = 60_000)]
     pub(crate) reservations_max: u64,
     /// Schedules and concerts whose facts are remembered.
     #[arg(long, env = "API_CATALOGUE_MAX", default_value_t = 10_000)]
