@@ -210,3 +210,52 @@ async fn connect(address: SocketAddr, count: usize) -> anyhow::Result<Vec<Connec
     let opened = join_all((0..count).map(|_| Connection::open(address))).await;
     opened.into_iter().collect::<io::Result<_>>().with_context(|| format!("nobody answers at {address}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::http::Request;
+
+    /// Serves one connection, and takes this long for each answer.
+    fn slow_server(answer_after: Duration) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // A request is one small packet, and the next one comes after the answer.
+            while stream.read(&mut [0; 1_024]).unwrap() > 0 {
+                std::thread::sleep(answer_after);
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        });
+        address
+    }
+
+    async fn ten_at_once(patience: Option<Duration>) -> Measured {
+        let address = slow_server(Duration::from_millis(20));
+        let pace = Pace { rate: 10_000.0, count: 10, patience };
+        let work = async |connection: &mut Connection, _: usize| {
+            let request = Request { method: "GET", path: "/", headers: &[], body: "" };
+            Ok(connection.call(&request).await?.status)
+        };
+        open_loop(address, 1, pace, &ProgressBar::hidden(), work).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_is_patient_sends_all_and_counts_what_was_late() {
+        let measured = ten_at_once(None).await;
+        assert_eq!((measured.count, measured.dropped), (10, 0));
+        assert!(measured.late >= 9, "{} late", measured.late);
+        assert!(measured.drained_after >= Duration::from_millis(180), "{:?}", measured.drained_after);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_drops_the_rest() {
+        let measured = ten_at_once(Some(Duration::from_millis(50))).await;
+        assert_eq!(measured.count + measured.dropped, 10);
+        assert!(measured.dropped >= 6 && measured.late < 4, "{} dropped, {} late", measured.dropped, measured.late);
+    }
+}

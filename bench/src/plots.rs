@@ -95,8 +95,7 @@ fn draw(panel: &Panel, x: &str, area: &Area) -> Result<()> {
     let x_range = (xs.0 / MARGIN..xs.1 * MARGIN).log_scale();
     // Two arms, for the axes are of different types.
     if panel.y_log {
-        let mut chart =
-            builder.build_cartesian_2d(x_range, (ys.0 / MARGIN..ys.1 * MARGIN).log_scale()).map_err(failed)?;
+        let mut chart = builder.build_cartesian_2d(x_range, decades(ys).log_scale()).map_err(failed)?;
         fill(&mut chart, panel, x)
     } else {
         let mut chart = builder.build_cartesian_2d(x_range, 0.0..ys.1 * MARGIN).map_err(failed)?;
@@ -143,6 +142,11 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
         let (least, greatest) = bounds.unwrap_or((value, value));
         Some((value.min(least), value.max(greatest)))
     })
+}
+
+/// Whole decades around these bounds: however near to each other they are, there is something to read off the axis.
+fn decades((least, greatest): (f64, f64)) -> std::ops::Range<f64> {
+    10_f64.powf(least.log10().floor())..10_f64.powf(greatest.log10().floor() + 1.0)
 }
 
 /// A number with three digits, thousands as k and millions as M.

@@ -91,11 +91,9 @@ impl Figures {
         Self { fixed_rate: Some(rate), ..Self::default() }
     }
 
-    /// The highest rate that was sustained, with what was measured there, and all steps on the way.
-    pub(crate) fn of_steps(rate: f64, measured: &Measured, steps: Vec<Step>) -> Result<Self> {
-        let mut figures = Self { fixed_rate: Some(rate), steps, ..Self::default() };
-        figures.add(measured)?;
-        Ok(figures)
+    /// The highest rate that was sustained, and all steps on the way; what was measured at that rate is still to be added.
+    pub(crate) fn of_steps(rate: f64, steps: Vec<Step>) -> Self {
+        Self { fixed_rate: Some(rate), steps, ..Self::default() }
     }
 
     /// Adds a turn.
