@@ -21,7 +21,7 @@ use common::keys::{AccessTokens, KeyRing, QueueTokens};
 
 use crate::peers::Peers;
 use crate::processes::Processes;
-use crate::scenarios::{Bench, NAMES, Size};
+use crate::scenarios::{Bench, NAMES, SUSTAINED, Size};
 use crate::world::World;
 
 /// Puts load on Boxoffice, and on what it is compared with
@@ -157,7 +157,13 @@ async fn growth(bench: &Bench, name: &str, file: &Path, wanted: &Wanted) -> Resu
 }
 
 async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {
-    let names = NAMES.iter().filter(|name| wanted.only.is_empty() || wanted.only.iter().any(|only| only == **name));
+    // The search for a limit takes as long as half of the others.
+    let is_usual = |name: &str| name != SUSTAINED || bench.size == Size::Full;
+    let is_wanted = |name: &str| match &wanted.only[..] {
+        [] => is_usual(name),
+        only => only.iter().any(|only| only == name),
+    };
+    let names = NAMES.iter().filter(|name| is_wanted(name));
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for name in names {
         match bench.run(name).await {

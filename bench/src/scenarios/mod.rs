@@ -25,6 +25,9 @@ use crate::world::World;
 /// Ours and the comparator take turns so often: the machine's mood hits both.
 const ROUNDS: usize = 2;
 
+/// The search for the highest rate that is sustained.
+pub(crate) const SUSTAINED: &str = sustained::NAME;
+
 /// All scenarios, in the order in which they run.
 pub(crate) const NAMES: [&str; 16] = [
     "hold-idle",
@@ -142,7 +145,7 @@ impl Bench {
     fn scaled(&self, full: usize) -> usize {
         match self.size {
             Size::Full => full,
-            Size::Quick => full / 4,
+            Size::Quick => full / 6,
             Size::Smoke => full / 100,
         }
     }

@@ -14,7 +14,7 @@ use crate::processes::{Cpu, us_each};
 use crate::report::{Figures, Row, Step};
 use crate::world::{Buyer, House, open_queue};
 
-const NAME: &str = "sustained";
+pub(super) const NAME: &str = "sustained";
 /// Connections of the load generator: so many requests can be under way. At the rates that are reached it is not they that are waited
 /// for, unless a backlog has grown that the step fails for.
 const CALLERS: usize = 1_024;
