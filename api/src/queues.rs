@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use common::ids::{ConcertId, TokenId, UserId};
 use common::messages::tokens::QueueState;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
@@ -256,7 +257,9 @@ impl TokenStates {
     /// At most `entries` of them.
     pub(crate) fn new(entries: u64) -> Self {
         let changes = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
-        Self { states: Cache::new(entries), changes, hasher: RandomState::new() }
+        // Who was admitted last asks next. The default policy would turn him away for those who asked before.
+        let states = Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru()).build();
+        Self { states, changes, hasher: RandomState::new() }
     }
 
     /// What is known of a token, and whether that is still fresh. An end is for ever.
