@@ -1,6 +1,7 @@
 //! Settings of the api, from the environment; `--help` lists them. Every bound has its name here.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Parser, ValueEnum};
@@ -135,8 +136,8 @@ pub(crate) struct Bounds {
     pub(crate) delivery_ms_max: u64,
     /// How long the records of a crowd are gathered before they are sent (`linger.ms`), in milliseconds. A lone request is sent at
     /// once, whatever this is.
-    #[arg(long, env = "API_LINGER_MS", default_value_t = 3.0)]
-    pub(crate) linger_ms: f64,
+    #[arg(long = "linger-ms", env = "API_LINGER_MS", default_value = "3", value_parser = common::config::linger)]
+    pub(crate) linger: Duration,
     /// Finished requests that are remembered: seconds of a full load, so that who polls finds them without the database.
     #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 16_000)]
     pub(crate) outcomes_max: usize,

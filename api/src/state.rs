@@ -83,8 +83,7 @@ impl App {
         let bounds = settings.bounds.clone();
         let pool = database::pool(&settings.database, "boxoffice-api", settings.database_connections_max)?;
         let patience = Patience::Caller(Duration::from_millis(bounds.delivery_ms_max));
-        let linger = Duration::from_secs_f64(bounds.linger_ms.clamp(0.0, 1_000.0) / 1_000.0);
-        let producer = Producer::of_callers(&settings.kafka, "boxoffice-api", patience, linger)?;
+        let producer = Producer::of_callers(&settings.kafka, "boxoffice-api", patience, bounds.linger)?;
         let admin_key = settings.secrets.admin_key.as_ref().filter(|key| !key.expose().is_empty());
         let (reads, bus) = (Arc::new(Reads::new(&settings.read_bounds, &settings.currency)), Bus::default());
         let told = reads.clone();

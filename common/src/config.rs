@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Where Postgres is.
 #[derive(Debug, Clone, clap::Args)]
@@ -89,5 +90,32 @@ impl FromStr for Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<secret>")
+    }
+}
+
+/// How long records are gathered, written as milliseconds: 0 to 1,000, parts allowed.
+///
+/// # Errors
+/// It is something else.
+pub fn linger(text: &str) -> Result<Duration, String> {
+    let ms: f64 = text.parse().map_err(|_| "write milliseconds, such as 0.5".to_owned())?;
+    if (0.0..=1_000.0).contains(&ms) {
+        Ok(Duration::from_secs_f64(ms / 1_000.0))
+    } else {
+        Err("it is 0 to 1000 ms".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linger_is_milliseconds_in_bounds() {
+        assert_eq!(linger("0.5"), Ok(Duration::from_micros(500)));
+        assert_eq!(linger("0"), Ok(Duration::ZERO));
+        for bad in ["", "soon", "-1", "1001", "inf", "NaN"] {
+            assert!(linger(bad).is_err(), "{bad}");
+        }
     }
 }

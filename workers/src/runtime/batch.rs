@@ -376,9 +376,9 @@ fn tell<C: Command>(
 
 /// Where a request began that `source` decided: there, if None; else at the record that its second half names, or this is it.
 fn began<C: Command>(logged: &Logged<C>, source: &Source, topic: &str) -> Option<Source> {
-    let here = Source { topic: topic.to_owned(), partition: logged.partition, offset: logged.offset };
     let named = logged.command.origin().and_then(|origin| origin.source.clone());
-    named.or_else(|| (source.topic != topic).then_some(here))
+    let here = || Source { topic: topic.to_owned(), partition: logged.partition, offset: logged.offset };
+    named.or_else(|| (source.topic != topic).then(here))
 }
 
 impl Done {

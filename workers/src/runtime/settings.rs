@@ -30,10 +30,10 @@ pub struct WorkerSettings {
     #[arg(long, env = "REQUESTS_KEPT_HOURS", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_kept_hours: u32,
     /// How long results are gathered before they are sent, in milliseconds: a batch's go out together.
-    #[arg(long, env = "RESULTS_LINGER_MS", default_value_t = 0.5)]
-    pub results_linger_ms: f64,
+    #[arg(long = "results-linger-ms", env = "RESULTS_LINGER_MS", default_value = "0.5", value_parser = common::config::linger)]
+    pub results_linger: Duration,
     /// How long records are gathered after a batch of many, in milliseconds. After a small one the next is taken at once.
-    #[arg(long, env = "BATCH_DWELL_MS", default_value_t = 3)]
+    #[arg(long, env = "BATCH_DWELL_MS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(..=1_000))]
     pub batch_dwell_ms: u64,
 }
 
@@ -41,10 +41,5 @@ impl WorkerSettings {
     /// How often offsets are committed.
     pub fn offset_commit_interval(&self) -> Duration {
         Duration::from_millis(self.offset_commit_interval_ms)
-    }
-
-    /// How long results are gathered.
-    pub fn results_linger(&self) -> Duration {
-        Duration::from_secs_f64(self.results_linger_ms.max(0.0) / 1_000.0)
     }
 }

@@ -12,7 +12,7 @@ use common::kafka::producer::{Patience, Producer};
 use common::{database, lifecycle, telemetry, topics};
 use rdkafka::consumer::BaseConsumer;
 use sqlx::PgPool;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::aside::Aside;
@@ -54,7 +54,7 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
     let assigned = Arc::new(AtomicBool::new(false));
     let health = readiness(pool.clone(), assigned.clone());
     lifecycle::serve_health(settings.worker_listen, health, metrics, stop.clone()).await?;
-    let producer = Producer::new(&settings.kafka, W::WORKER, Patience::Endless, settings.results_linger())?;
+    let producer = Producer::new(&settings.kafka, W::WORKER, Patience::Endless, settings.results_linger)?;
     let feed = Feed::start(&settings.kafka, W::TOPIC, W::GROUP, W::WORKER)?;
     let sender = Sender::new(producer, W::WORKER);
     let (publisher, publishing) =
@@ -85,7 +85,7 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
         assigned,
         batch_max: usize::from(settings.batch_records_max),
         dwell: Duration::from_millis(settings.batch_dwell_ms),
-        last_batch: 0,
+        gather_until: Instant::now(),
         requests_kept_hours: settings.requests_kept_hours,
     };
     tokio::spawn(oldest.clone().tell());
@@ -163,8 +163,8 @@ pub(super) struct Worker<W> {
     pub(super) assigned: Arc<AtomicBool>,
     batch_max: usize,
     dwell: Duration,
-    /// Records of the last batch.
-    last_batch: usize,
+    /// Until when the next batch gathers.
+    gather_until: Instant,
     requests_kept_hours: u32,
 }
 
@@ -203,8 +203,8 @@ impl<W: Word> Worker<W> {
 
     /// Works off what has arrived: records up to a batch, or what interrupts them.
     async fn work_off(&mut self, first: Fed, feed: &mut Feed) -> anyhow::Result<()> {
-        if self.last_batch >= DWELL_RECORDS {
-            tokio::time::sleep(self.dwell).await;
+        if self.gather_until > Instant::now() {
+            tokio::time::sleep_until(self.gather_until).await;
         }
         let mut records = Vec::new();
         let mut next = Some(first);
@@ -242,13 +242,15 @@ impl<W: Word> Worker<W> {
         metrics::histogram!("boxoffice_batch_records").record(records.len() as f64);
         self.oldest.is(oldest);
         let total = records.len();
-        self.last_batch = total;
         self.catch_up().await;
         let mut done = match self.applier.apply(records).await? {
             Applied::Done(done) => done,
             Applied::Stopped => return Ok(()),
             Applied::WentBack => return self.take_over_again().await,
         };
+        if total >= DWELL_RECORDS {
+            self.gather_until = Instant::now() + self.dwell;
+        }
         self.aside.put_back(std::mem::take(&mut done.waiting));
         self.oldest.is(self.aside.oldest());
         let dead = std::mem::take(&mut done.dead_letters);
