@@ -12,8 +12,11 @@ pub const RESULTS: &str = "boxoffice.results.v1";
 /// The topics that workers consume.
 pub const COMMANDS: [&str; 3] = [TOKENS, RESERVATIONS, PAYMENTS];
 
-/// Partitions of a topic, unless configured otherwise.
+/// Partitions of a topic that workers consume, unless configured otherwise.
 pub const PARTITIONS_DEFAULT: i32 = 24;
+/// Partitions of the results topic, unless configured otherwise. Each api process reads all of them, so more of them share no work; they
+/// cut what is told into smaller batches, and a broker looks at each for each fetch.
+pub const RESULTS_PARTITIONS_DEFAULT: i32 = 1;
 
 /// Where the unreadable records of a topic go.
 pub fn dead_letters(topic: &str) -> String {

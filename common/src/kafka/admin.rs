@@ -26,9 +26,12 @@ const ADMIN_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How topics are made.
 #[derive(Debug, Clone, clap::Args)]
 pub struct TopicConfig {
-    /// Partitions of each topic: the most workers of a kind that can share the work.
+    /// Partitions of each topic of requests: the most workers of a kind that can share the work.
     #[arg(long, env = "TOPIC_PARTITIONS", default_value_t = topics::PARTITIONS_DEFAULT, value_parser = clap::value_parser!(i32).range(1..=1000))]
     pub topic_partitions: i32,
+    /// Partitions of the results topic; more of them spread it over more brokers, and cost more.
+    #[arg(long, env = "TOPIC_RESULTS_PARTITIONS", default_value_t = topics::RESULTS_PARTITIONS_DEFAULT, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    pub topic_results_partitions: i32,
     /// Copies of each partition.
     #[arg(long, env = "TOPIC_REPLICATION_FACTOR", default_value_t = 1)]
     pub topic_replication_factor: i32,
@@ -51,13 +54,14 @@ pub async fn create_topics(kafka: &KafkaConfig, config: &TopicConfig) -> anyhow:
     let retention_ms = config.topic_retention_hours * 3_600_000;
     let (retention_ms, segment_ms) = (retention_ms.to_string(), (retention_ms / SEGMENTS_PER_RETENTION).to_string());
     let min_insync = config.topic_min_insync_replicas.to_string();
-    let commands = topics::COMMANDS.iter().chain([&topics::RESULTS]).map(|&name| (name.to_owned(), RECORD_BYTES_MAX));
-    let dead = topics::COMMANDS.iter().map(|topic| (topics::dead_letters(topic), DEAD_LETTER_BYTES_MAX));
-    let wanted: Vec<(String, &str)> = commands.chain(dead).collect();
+    let results = (topics::RESULTS.to_owned(), config.topic_results_partitions, RECORD_BYTES_MAX);
+    let commands = topics::COMMANDS.map(|name| (name.to_owned(), config.topic_partitions, RECORD_BYTES_MAX));
+    let dead = topics::COMMANDS.map(|of| (topics::dead_letters(of), config.topic_partitions, DEAD_LETTER_BYTES_MAX));
+    let wanted: Vec<(String, i32, &str)> = commands.into_iter().chain([results]).chain(dead).collect();
     let new: Vec<NewTopic<'_>> = wanted
         .iter()
-        .map(|(name, bytes_max)| {
-            NewTopic::new(name, config.topic_partitions, TopicReplication::Fixed(config.topic_replication_factor))
+        .map(|(name, partitions, bytes_max)| {
+            NewTopic::new(name, *partitions, TopicReplication::Fixed(config.topic_replication_factor))
                 // The broker's own clock says when a record was asked for; a producer cannot forge it.
                 .set("message.timestamp.type", "LogAppendTime")
                 // A command that was compacted away would be a command that never was.
@@ -79,7 +83,7 @@ pub async fn create_topics(kafka: &KafkaConfig, config: &TopicConfig) -> anyhow:
         }
     }
     let existing: Vec<&str> =
-        wanted.iter().map(|(name, _)| name.as_str()).filter(|name| !created.iter().any(|new| new == name)).collect();
+        wanted.iter().map(|(name, ..)| name.as_str()).filter(|name| !created.iter().any(|new| new == name)).collect();
     shorten_segments(&admin, &existing, &options).await?;
     Ok(created)
 }

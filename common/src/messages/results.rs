@@ -6,6 +6,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::{Envelope, Unreadable, write_record};
 use crate::ids::{ConcertId, RequestId, TokenId, UserId};
@@ -118,11 +119,11 @@ impl ResultRecord {
         }
     }
 
-    /// The record's key: the request's id or the token's.
-    pub fn key(&self) -> String {
+    /// What it is about, the record's key: the request's id or the token's.
+    pub fn id(&self) -> Uuid {
         match self {
-            Self::Request(result) => result.request_id.to_string(),
-            Self::TokenAdmitted(event) | Self::TokenExpired(event) => event.token_id.to_string(),
+            Self::Request(result) => result.request_id.0,
+            Self::TokenAdmitted(event) | Self::TokenExpired(event) => event.token_id.0,
         }
     }
 
@@ -152,8 +153,6 @@ impl ResultRecord {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     #[test]

@@ -383,26 +383,42 @@ fn began<C: Command>(logged: &Logged<C>, source: &Source, topic: &str) -> Option
 
 impl Done {
     /// The records for the results topic: events first, so that a cache knows of an admitted token before its buyer does.
-    pub(crate) fn into_records(self, partitions: i32) -> (Vec<(i32, ResultRecord, Option<String>)>, Emissions) {
+    pub(crate) fn into_records(self, partitions: Partitions) -> (Vec<(i32, ResultRecord, Option<String>)>, Emissions) {
         let mut emissions = self.emissions;
         let events = std::mem::take(&mut emissions.events);
         let mut records = event_records(events, partitions);
-        let own = |partition: i32| partition % partitions;
-        records.extend(
-            self.results
-                .into_iter()
-                .map(|(partition, result, trace)| (own(partition), ResultRecord::Request(result), trace)),
-        );
+        let results = self.results.into_iter();
+        records.extend(results.map(|(source, result, trace)| {
+            let told_in = partitions.of_results_from(source);
+            (told_in, ResultRecord::Request(result), trace)
+        }));
         (records, emissions)
     }
 }
 
-/// Token events as records, in the partition of their concert.
+/// How many partitions there are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Partitions {
+    /// Of the word's own topic.
+    pub(crate) own: i32,
+    /// Of the results topic.
+    pub(crate) results: i32,
+}
+
+impl Partitions {
+    /// Where it is told what came of a record of this partition: what comes of one partition keeps its order.
+    fn of_results_from(self, source: i32) -> i32 {
+        source % self.results
+    }
+}
+
+/// Token events as records, among the results of their concert.
 pub(crate) fn event_records(
     events: Vec<super::word::Event>,
-    partitions: i32,
+    partitions: Partitions,
 ) -> Vec<(i32, ResultRecord, Option<String>)> {
-    events.into_iter().map(|event| (event.partition(partitions), event.into(), None)).collect()
+    let told_in = |event: &super::word::Event| partitions.of_results_from(event.partition(partitions.own));
+    events.into_iter().map(|event| (told_in(&event), event.into(), None)).collect()
 }
 
 #[cfg(test)]

@@ -59,18 +59,16 @@ impl Sender {
 
     async fn send_result(
         &self,
-        partition: i32,
-        record: &ResultRecord,
-        trace: Option<&str>,
+        (partition, record, trace): &(i32, ResultRecord, Option<String>),
+        value: &[u8],
     ) -> anyhow::Result<Delivery> {
-        let (key, value) = (record.key(), record.write());
-        let id = uuid::Uuid::parse_str(&key).unwrap_or_default();
+        let key = record.id().to_string();
         self.send(|| OutRecord {
             topic: topics::RESULTS,
-            partition: Some(partition),
+            partition: Some(*partition),
             key: Some(key.as_bytes()),
-            value: Some(&value),
-            headers: headers::cloud_event(record.kind(), id, &self.source, trace),
+            value: Some(value),
+            headers: headers::cloud_event(record.kind(), record.id(), &self.source, trace.as_deref()),
         })
         .await
     }
@@ -91,8 +89,10 @@ impl Sender {
         for message in &told.messages {
             deliveries.push(self.send_message(message).await?);
         }
-        for (partition, record, trace) in &told.results {
-            deliveries.push(self.send_result(*partition, record, trace.as_deref()).await?);
+        // Written first, so that the producer gets them at once, as one batch.
+        let values: Vec<Vec<u8>> = told.results.iter().map(|(_, record, _)| record.write()).collect();
+        for (result, value) in told.results.iter().zip(&values) {
+            deliveries.push(self.send_result(result, value).await?);
         }
         Ok((deliveries, told.positions))
     }

@@ -17,7 +17,7 @@ use common::topics;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
@@ -218,11 +218,16 @@ impl<'a> Reader<'a> {
 
     /// The first offset of each partition, and the one behind the last.
     pub(crate) fn watermarks(&self, topic: &str) -> anyhow::Result<Watermarks> {
+        let found = self.partitions(topic)?.into_iter();
+        let read = found.map(|id| Ok((id, self.consumer.fetch_watermarks(topic, id, BROKER_WAIT_MAX)?)));
+        Ok(read.collect::<Result<_, KafkaError>>()?)
+    }
+
+    /// The partitions of a topic.
+    pub(crate) fn partitions(&self, topic: &str) -> anyhow::Result<Vec<i32>> {
         let metadata = self.consumer.fetch_metadata(Some(topic), BROKER_WAIT_MAX)?;
-        let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
-        let found: BTreeMap<_, _> = partitions
-            .map(|found| Ok((found.id(), self.consumer.fetch_watermarks(topic, found.id(), BROKER_WAIT_MAX)?)))
-            .collect::<Result<_, KafkaError>>()?;
+        let found: Vec<i32> =
+            metadata.topics().iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id).collect();
         anyhow::ensure!(!found.is_empty(), "the topic {topic} does not exist yet; run `setup`");
         Ok(found)
     }

@@ -155,7 +155,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The results partition of its concert.
+    /// The partition of its concert.
     pub(crate) fn partition(&self, partitions: i32) -> i32 {
         let (Self::Admitted(event) | Self::Expired(event)) = self;
         topics::partition_of(event.concert_id.to_string().as_bytes(), partitions)

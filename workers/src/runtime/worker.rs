@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::aside::Aside;
-use super::batch::{Applied, Applier, event_records};
+use super::batch::{Applied, Applier, Partitions, event_records};
 use super::consume::{Fed, Feed, Record, Reports, Seeker};
 use super::dead_letters::{Limit, Office};
 use super::offsets::Positions;
@@ -158,8 +158,8 @@ pub(super) struct Worker<W> {
     pub(super) aside: Aside,
     oldest: Arc<Oldest>,
     pub(super) kafka: KafkaConfig,
-    /// Partitions of the topic, once they are known.
-    pub(super) partitions: Option<i32>,
+    /// How many partitions there are, once that is known.
+    pub(super) partitions: Option<Partitions>,
     pub(super) assigned: Arc<AtomicBool>,
     batch_max: usize,
     dwell: Duration,
@@ -298,7 +298,7 @@ impl<W: Word> Worker<W> {
     async fn tick(&mut self) -> anyhow::Result<()> {
         let Some(partitions) = self.partitions.filter(|_| !self.applier.memory.is_active()) else { return Ok(()) };
         let owned = &self.owned;
-        let owns = |key: &str| owned.contains(&topics::partition_of(key.as_bytes(), partitions));
+        let owns = |key: &str| owned.contains(&topics::partition_of(key.as_bytes(), partitions.own));
         let emissions = match self.applier.word.tick(&self.applier.pool, &owns).await {
             Ok(emissions) => emissions,
             Err(error) => {
@@ -324,7 +324,7 @@ impl<W: Word> Worker<W> {
         }
     }
 
-    fn topic_partitions(&self) -> anyhow::Result<i32> {
+    fn topic_partitions(&self) -> anyhow::Result<Partitions> {
         self.partitions.context("records came before partitions")
     }
 }
