@@ -27,8 +27,8 @@ fn look(app: &App) {
     let sizes = [
         ("outcomes", finished as u64),
         ("pending", pending as u64),
-        ("token_states", app.tokens.len()),
-        ("reservations", app.reservations.len()),
+        ("token_states", app.tokens.len() as u64),
+        ("reservations", app.reservations.len() as u64),
         ("queues", app.queues.len() as u64),
         ("catalogue", app.catalogue.len()),
         ("seat_maps", app.reads.seat_maps.len()),

@@ -16,6 +16,7 @@ mod cursor;
 mod docs;
 mod edge;
 mod error;
+mod fifo;
 mod fresh;
 mod gauges;
 mod kafka_health;

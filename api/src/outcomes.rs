@@ -4,15 +4,18 @@
 //! A request is in one of three places of its shard: among the outcomes, among the pending ones (accepted here, no outcome yet), or in
 //! neither, and then only the database knows. All three are bounded and forget the oldest first.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use common::ids::{RequestId, UserId};
 use common::messages::results::RequestResult;
+use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
+
+use crate::fifo::Fifo;
 
 const SHARDS: usize = 16;
 /// What an outcome takes besides its body, roughly, in bytes.
@@ -73,7 +76,7 @@ struct Shard {
     finished: Fifo<RequestId, Arc<RequestResult>>,
     finished_bytes: usize,
     pending: Fifo<RequestId, Pending>,
-    waiters: HashMap<RequestId, Vec<NumberedWaiter>>,
+    waiters: HashMap<RequestId, Vec<NumberedWaiter>, RandomState>,
 }
 
 type NumberedWaiter = (u64, oneshot::Sender<Arc<RequestResult>>);
@@ -88,7 +91,7 @@ impl Outcomes {
         };
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             bounds: per_shard,
             waiting: AtomicUsize::new(0),
             waiters: AtomicU64::new(0),
@@ -210,52 +213,6 @@ impl Drop for Waiter {
     }
 }
 
-/// A map that knows which entry is the oldest. Removed entries leave a trace in the order until it is swept.
-struct Fifo<K, V> {
-    entries: HashMap<K, (V, u64)>,
-    order: VecDeque<(K, u64)>,
-    next: u64,
-}
-
-impl<K, V> Default for Fifo<K, V> {
-    fn default() -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), next: 0 }
-    }
-}
-
-impl<K: Hash + Eq + Copy, V> Fifo<K, V> {
-    fn get(&self, key: &K) -> Option<&V> {
-        self.entries.get(key).map(|(value, _)| value)
-    }
-
-    fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    fn insert(&mut self, key: K, value: V) {
-        self.next += 1;
-        self.entries.insert(key, (value, self.next));
-        self.order.push_back((key, self.next));
-        if self.order.len() > 2 * self.entries.len() + 64 {
-            let entries = &self.entries;
-            self.order.retain(|(key, number)| entries.get(key).is_some_and(|(_, own)| own == number));
-        }
-    }
-
-    fn remove(&mut self, key: &K) {
-        self.entries.remove(key);
-    }
-
-    fn pop_oldest(&mut self) -> Option<V> {
-        while let Some((key, number)) = self.order.pop_front() {
-            if self.entries.get(&key).is_some_and(|(_, own)| *own == number) {
-                return self.entries.remove(&key).map(|(value, _)| value);
-            }
-        }
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use common::messages::results::{RequestStatus, Source};
@@ -341,7 +298,7 @@ mod tests {
         assert!(matches!(outcomes.known(id(9_999)), Some(Known::Finished(_))));
         assert!(outcomes.shards.iter().all(|shard| {
             let shard = lock(shard);
-            shard.pending.order.len() <= 70 && shard.finished.order.len() <= 70
+            shard.pending.traces() <= 70 && shard.finished.traces() <= 70
         }));
     }
 }

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::Utc;
 use common::ids::{RequestId, UserId};
+use common::kafka::delivery::Delivery;
 use common::kafka::headers;
 use common::kafka::producer::{OutRecord, ProduceError};
 use common::messages::results::RequestResult;
@@ -184,24 +185,33 @@ pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M)
     }
     // Before the record is out, so that the outcome cannot come before the waiter.
     let watch = ticket.wait.map(|wait| (wait, app.outcomes.watch(ticket.request_id)));
-    append(app, &ticket, message, &traceparent(call.headers(), ticket.request_id)).await?;
-    if watch.is_none() || ticket.request_hash.is_some() {
+    let delivery = append(app, message, ticket.request_id, &traceparent(call.headers(), ticket.request_id))?;
+    let failed = |error| delivery_failed::<M>(app, error, ticket.request_id);
+    let accepted = async || {
+        delivery.acknowledged().await.map_err(failed)?;
         app.outcomes.accepted(ticket.request_id, pending::<M>(&ticket));
-    }
+        Ok::<(), ApiError>(())
+    };
     let result = match watch {
         None => None,
         Some((_, Watch::Finished(result))) => Some(result),
         Some((wait, Watch::Waiting(waiter))) => {
-            let result = wait::for_outcome(app, waiter, ticket.request_id, wait).await;
-            if result.is_none() {
-                app.outcomes.accepted(ticket.request_id, pending::<M>(&ticket));
+            if ticket.request_hash.is_some() {
+                // A repeat finds the first one.
+                accepted().await?;
             }
-            result
+            tokio::select! {
+                result = wait::for_outcome(app, waiter, ticket.request_id, wait) => result,
+                error = delivery.failed() => return Err(failed(error)),
+            }
         }
     };
     match result {
         Some(result) => outcome(&result, &ticket),
-        None => Ok(wait::accepted(ticket.request_id, ticket.caller, ticket.wait)),
+        None => {
+            accepted().await?;
+            Ok(wait::accepted(ticket.request_id, ticket.caller, ticket.wait))
+        }
     }
 }
 
@@ -214,38 +224,37 @@ fn pending<M: Message>(ticket: &Ticket) -> Pending {
     }
 }
 
-/// Writes the record and waits for the broker's acknowledgement.
-async fn append<M: Message>(app: &App, ticket: &Ticket, message: &M, trace: &str) -> Result<(), ApiError> {
+/// Hands the record to the producer.
+fn append<M: Message>(app: &App, message: &M, request: RequestId, trace: &str) -> Result<Delivery, ApiError> {
     let (key, value) = (message.key(), messages::write(message));
     let record = OutRecord {
         topic: M::TOPIC,
         partition: None,
         key: Some(key.as_bytes()),
         value: Some(&value),
-        headers: headers::cloud_event(M::TYPE, ticket.request_id.0, SOURCE, Some(trace)),
+        headers: headers::cloud_event(M::TYPE, request.0, SOURCE, Some(trace)),
     };
-    let appended = match app.producer.send(record) {
-        Ok(delivery) => delivery.acknowledged().await,
-        Err(error) => Err(error),
-    };
-    match appended {
-        Ok(_) => Ok(()),
-        Err(ProduceError::QueueFull) => {
+    app.producer.send(record).map_err(|error| delivery_failed::<M>(app, error, request))
+}
+
+fn delivery_failed<M: Message>(app: &App, error: ProduceError, request: RequestId) -> ApiError {
+    match error {
+        ProduceError::QueueFull => {
             metrics::counter!("api_shed_total").increment(1);
-            Err(ApiError::new(
+            ApiError::new(
                 Slug::Overloaded,
                 "The message broker is behind; nothing was accepted. Try again in a moment.",
-            ))
+            )
         }
-        Err(ProduceError::Refused(error)) => {
+        ProduceError::Refused(error) => {
             tracing::error!(%error, topic = M::TOPIC, "the broker refuses a record");
-            Err(ApiError::unavailable("The message broker refused the request; nothing was accepted."))
+            ApiError::unavailable("The message broker refused the request; nothing was accepted.")
         }
-        Err(ProduceError::Unknown(error)) => {
+        ProduceError::Unknown(error) => {
             app.kafka.suspect();
             tracing::warn!(%error, topic = M::TOPIC, "the broker has not acknowledged a record in time");
             let detail = "The request may or may not have been accepted. Repeat it with the same Idempotency-Key.";
-            Err(ApiError::new(Slug::DeliveryUnknown, detail).about(ticket.request_id))
+            ApiError::new(Slug::DeliveryUnknown, detail).about(request)
         }
     }
 }

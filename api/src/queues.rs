@@ -2,7 +2,7 @@
 //! admitted tokens, kept up to date by the results topic.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use common::ids::{ConcertId, TokenId, UserId};
 use common::messages::tokens::QueueState;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+use foldhash::fast::RandomState;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::fifo::Newest;
 use crate::store;
 
 /// How often all queues' marks are read.
@@ -240,7 +240,7 @@ struct Remembered {
 
 /// The states of the tokens that were admitted, the last one of each buyer and concert.
 pub(crate) struct TokenStates {
-    states: Cache<(ConcertId, UserId), Remembered>,
+    states: Newest<(ConcertId, UserId), Remembered>,
     /// Moved by each change that the results topic tells, so that a row that was read before it is not remembered after it.
     changes: Box<[AtomicU64]>,
     hasher: RandomState,
@@ -255,11 +255,9 @@ pub(crate) struct ReadMark {
 
 impl TokenStates {
     /// At most `entries` of them.
-    pub(crate) fn new(entries: u64) -> Self {
+    pub(crate) fn new(entries: usize) -> Self {
         let changes = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
-        // Who was admitted last asks next. The default policy would turn him away for those who asked before.
-        let states = Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru()).build();
-        Self { states, changes, hasher: RandomState::new() }
+        Self { states: Newest::new(entries), changes, hasher: RandomState::default() }
     }
 
     /// What is known of a token, and whether that is still fresh. An end is for ever.
@@ -319,8 +317,8 @@ impl TokenStates {
     }
 
     /// Tokens whose state is known.
-    pub(crate) fn len(&self) -> u64 {
-        self.states.entry_count()
+    pub(crate) fn len(&self) -> usize {
+        self.states.len()
     }
 
     fn moved(&self, concert: ConcertId, buyer: UserId) {

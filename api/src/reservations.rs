@@ -3,8 +3,8 @@
 
 use chrono::{DateTime, Utc};
 use common::ids::{ConcertId, ReservationId, ScheduleId, UserId};
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+
+use crate::fifo::Newest;
 
 /// What was told of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +20,12 @@ pub(crate) struct KnownReservation {
 }
 
 /// The last ones.
-pub(crate) struct Reservations(Cache<ReservationId, KnownReservation>);
+pub(crate) struct Reservations(Newest<ReservationId, KnownReservation>);
 
 impl Reservations {
     /// At most `entries` of them.
-    pub(crate) fn new(entries: u64) -> Self {
-        // The newest are asked for next. The default policy would turn them away for those that were asked for before.
-        Self(Cache::builder().max_capacity(entries).eviction_policy(EvictionPolicy::lru()).build())
+    pub(crate) fn new(entries: usize) -> Self {
+        Self(Newest::new(entries))
     }
 
     /// What was told of a reservation.
@@ -50,34 +49,7 @@ impl Reservations {
     }
 
     /// Reservations that are remembered.
-    pub(crate) fn len(&self) -> u64 {
-        self.0.entry_count()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    #[test]
-    fn the_newest_are_remembered_however_often_the_old_ones_were_asked_for() {
-        let (reservations, half) = (Reservations::new(100), 100);
-        let id = |n: u128| ReservationId(Uuid::from_u128(n));
-        let known = KnownReservation {
-            user_id: UserId(Uuid::nil()),
-            concert_id: ConcertId(1),
-            schedule_id: ScheduleId(1),
-            held_until: None,
-        };
-        for n in 0..2 * half {
-            reservations.told(id(n), known);
-            for _ in 0..5 {
-                reservations.get(id(n % half));
-            }
-            reservations.0.run_pending_tasks();
-        }
-        assert!((half..2 * half).all(|n| reservations.get(id(n)).is_some()));
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 }

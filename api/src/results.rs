@@ -33,6 +33,8 @@ const PROBE_MAX: Duration = Duration::from_secs(1);
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How often new partitions are looked for.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(30);
+/// So many records that have come already are read before what they say is told.
+const BATCH_RECORDS_MAX: usize = 64;
 
 /// Starts the reader; it ends when the process is told to stop.
 ///
@@ -57,18 +59,20 @@ impl Reader {
     fn run(mut self) {
         while !self.app.stop.is_cancelled() {
             self.look_after_broker();
-            match self.consumer.poll(POLL) {
-                None => {}
-                Some(Ok(message)) => {
-                    if let Some(value) = message.payload() {
-                        read(&self.app, value);
+            let mut batch = Batch::default();
+            let mut wait = POLL;
+            for _ in 0..BATCH_RECORDS_MAX {
+                match self.consumer.poll(wait) {
+                    None => break,
+                    Some(Ok(message)) => batch.read(&self.app, message.payload()),
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "the results topic cannot be read for a moment");
+                        self.app.kafka.suspect();
                     }
                 }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "the results topic cannot be read for a moment");
-                    self.app.kafka.suspect();
-                }
+                wait = Duration::ZERO;
             }
+            batch.tell(&self.app);
         }
     }
 
@@ -124,18 +128,90 @@ impl Reader {
     }
 }
 
-fn read(app: &App, value: &[u8]) {
-    match ResultRecord::read(value) {
-        Ok(ResultRecord::Request(result)) => {
-            correct(app, &result);
+/// Records that have come together: each corrects what is remembered as it is read, and all that follows from them is told at the end.
+#[derive(Default)]
+struct Batch {
+    results: Vec<RequestResult>,
+    /// Schedules in which seats changed hands; None: one that is not known.
+    seats_changed: BTreeSet<Option<ScheduleId>>,
+}
+
+impl Batch {
+    fn read(&mut self, app: &App, value: Option<&[u8]>) {
+        match value.map(ResultRecord::read) {
+            Some(Ok(ResultRecord::Request(result))) => {
+                self.correct(app, &result);
+                self.results.push(result);
+            }
+            Some(Ok(ResultRecord::TokenAdmitted(event))) => admitted(app, &event),
+            Some(Ok(ResultRecord::TokenExpired(event))) => ended(app, &event),
+            Some(Err(error)) => {
+                metrics::counter!("api_results_unreadable_total").increment(1);
+                tracing::warn!(%error, "a record of the results topic cannot be read; it is passed over");
+            }
+            None => {}
+        }
+    }
+
+    /// A buyer reads what he wrote: nothing that is out of date is shown once he is woken.
+    fn tell(self, app: &App) {
+        for schedule in self.seats_changed {
+            app.bus.seats_changed(schedule);
+        }
+        for result in self.results {
             app.outcomes.arrived(result);
         }
-        Ok(ResultRecord::TokenAdmitted(event)) => admitted(app, &event),
-        Ok(ResultRecord::TokenExpired(event)) => ended(app, &event),
-        Err(error) => {
-            metrics::counter!("api_results_unreadable_total").increment(1);
-            tracing::warn!(%error, "a record of the results topic cannot be read; it is passed over");
+    }
+
+    /// Corrects what is remembered by what an outcome says.
+    fn correct(&mut self, app: &App, result: &RequestResult) {
+        let Some(body) = result.body() else { return };
+        let corrected = match (result.kind.as_str(), result.status) {
+            ("token.issue", RequestStatus::Succeeded) => token_issued(app, result, body.get()),
+            ("token.leave", RequestStatus::Succeeded) => token_left(app, result, body.get()),
+            ("queue.configure", RequestStatus::Succeeded) => queue_configured(app, body.get()),
+            (kind, status) if kind.starts_with("reservation.") || kind.starts_with("payment.") => {
+                if let (Some(concert), Some(buyer)) = (result.concert_id, result.user_id) {
+                    app.tokens.ended(concert, buyer, None);
+                }
+                match status {
+                    RequestStatus::Succeeded => self.reservation_changed(app, result, body.get()),
+                    RequestStatus::Failed => self.seats_released(app, body.get()),
+                }
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = corrected {
+            tracing::warn!(%error, kind = result.kind, "the body of an outcome is not of the form that it should be");
         }
+    }
+
+    fn reservation_changed(&mut self, app: &App, result: &RequestResult, body: &str) -> serde_json::Result<()> {
+        let told: Told = serde_json::from_str(body)?;
+        let told = told.reservation.as_deref().unwrap_or(&told);
+        if let (Some(id), Some(user_id), Some(concert_id), Some(schedule_id)) =
+            (told.reservation_id, result.user_id, told.concert_id, told.schedule_id)
+        {
+            let held_until = told.hold_expires_at.filter(|_| told.payment_required == Some(true));
+            app.reservations.told(id, KnownReservation { user_id, concert_id, schedule_id, held_until });
+        }
+        self.seats_changed.insert(told.schedule_id);
+        Ok(())
+    }
+
+    /// A payment that failed and gave its seats back.
+    fn seats_released(&mut self, app: &App, problem: &str) -> serde_json::Result<()> {
+        #[derive(Deserialize)]
+        struct Released {
+            reservation_id: Option<ReservationId>,
+            #[serde(default)]
+            seats_released: bool,
+        }
+        let released: Released = serde_json::from_str(problem)?;
+        if released.seats_released {
+            self.seats_changed.insert(released.reservation_id.and_then(|id| app.reservations.ended(id)));
+        }
+        Ok(())
     }
 }
 
@@ -155,29 +231,6 @@ fn ended(app: &App, event: &TokenEvent) {
         app.queues.left(event.concert_id, seq);
     }
     app.bus.token_changed(event.token_id, TokenChange::Ended);
-}
-
-/// Corrects what is remembered by what an outcome says.
-fn correct(app: &App, result: &RequestResult) {
-    let Some(body) = result.body() else { return };
-    let corrected = match (result.kind.as_str(), result.status) {
-        ("token.issue", RequestStatus::Succeeded) => token_issued(app, result, body.get()),
-        ("token.leave", RequestStatus::Succeeded) => token_left(app, result, body.get()),
-        ("queue.configure", RequestStatus::Succeeded) => queue_configured(app, body.get()),
-        (kind, status) if kind.starts_with("reservation.") || kind.starts_with("payment.") => {
-            if let (Some(concert), Some(buyer)) = (result.concert_id, result.user_id) {
-                app.tokens.ended(concert, buyer, None);
-            }
-            match status {
-                RequestStatus::Succeeded => reservation_changed(app, result, body.get()),
-                RequestStatus::Failed => seats_released(app, body.get()),
-            }
-        }
-        _ => Ok(()),
-    };
-    if let Err(error) = corrected {
-        tracing::warn!(%error, kind = result.kind, "the body of an outcome is not of the form that it should be");
-    }
 }
 
 fn token_issued(app: &App, result: &RequestResult, body: &str) -> serde_json::Result<()> {
@@ -232,33 +285,4 @@ struct Told {
     hold_expires_at: Option<DateTime<Utc>>,
     payment_required: Option<bool>,
     reservation: Option<Box<Told>>,
-}
-
-fn reservation_changed(app: &App, result: &RequestResult, body: &str) -> serde_json::Result<()> {
-    let told: Told = serde_json::from_str(body)?;
-    let told = told.reservation.as_deref().unwrap_or(&told);
-    if let (Some(id), Some(user_id), Some(concert_id), Some(schedule_id)) =
-        (told.reservation_id, result.user_id, told.concert_id, told.schedule_id)
-    {
-        let held_until = told.hold_expires_at.filter(|_| told.payment_required == Some(true));
-        app.reservations.told(id, KnownReservation { user_id, concert_id, schedule_id, held_until });
-    }
-    app.bus.seats_changed(told.schedule_id);
-    Ok(())
-}
-
-/// A payment that failed and gave its seats back.
-fn seats_released(app: &App, problem: &str) -> serde_json::Result<()> {
-    #[derive(Deserialize)]
-    struct Released {
-        reservation_id: Option<ReservationId>,
-        #[serde(default)]
-        seats_released: bool,
-    }
-    let released: Released = serde_json::from_str(problem)?;
-    if released.seats_released {
-        let schedule = released.reservation_id.and_then(|id| app.reservations.ended(id));
-        app.bus.seats_changed(schedule);
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Headers: CloudEvents in binary mode and the W3C trace context on what we write, the first append time on what is redriven.
 
 use chrono::{SecondsFormat, Utc};
-use rdkafka::message::{BorrowedHeaders, Header, Headers, OwnedHeaders};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
 use uuid::Uuid;
 
 /// On a redriven record: when it was appended first, in milliseconds as text. It counts if it is earlier than the
@@ -32,7 +32,72 @@ pub fn text<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
     Header { key, value: Some(value) }
 }
 
-/// The value of the first header named `key`, as text.
-pub fn find<'a>(headers: &'a BorrowedHeaders, key: &str) -> Option<&'a str> {
-    headers.iter().find(|header| header.key == key)?.value.and_then(|value| std::str::from_utf8(value).ok())
+/// The headers of a record, as bytes in one piece: most are copied only because a record might turn out to be a dead letter.
+#[derive(Debug, Clone, Default)]
+pub struct KeptHeaders {
+    bytes: Vec<u8>,
+    /// Where each name ends in `bytes`, and its value, if it has one.
+    ends: Vec<(usize, Option<usize>)>,
+}
+
+impl KeptHeaders {
+    /// Copies the headers of a message.
+    pub fn copy(headers: &impl Headers) -> Self {
+        let size = headers.iter().map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len)).sum();
+        let mut kept = Self { bytes: Vec::with_capacity(size), ends: Vec::with_capacity(headers.count()) };
+        for header in headers.iter() {
+            kept.bytes.extend_from_slice(header.key.as_bytes());
+            let name_end = kept.bytes.len();
+            let value_end = header.value.map(|value| {
+                kept.bytes.extend_from_slice(value);
+                kept.bytes.len()
+            });
+            kept.ends.push((name_end, value_end));
+        }
+        kept
+    }
+
+    /// The value of the first header of this name, as text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.iter().find(|(found, _)| *found == name.as_bytes())?;
+        value.and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// For a record that is written with the same headers.
+    pub fn to_owned_headers(&self) -> OwnedHeaders {
+        self.iter().fold(OwnedHeaders::new_with_capacity(self.ends.len()), |headers, (name, value)| {
+            headers.insert(Header { key: &String::from_utf8_lossy(name), value })
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let mut begin = 0;
+        self.ends.iter().map(move |(name_end, value_end)| {
+            let name = &self.bytes[begin..*name_end];
+            let value = value_end.map(|end| &self.bytes[*name_end..end]);
+            begin = value_end.unwrap_or(*name_end);
+            (name, value)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_kept_as_they_came() {
+        let sent = OwnedHeaders::new()
+            .insert(text("a", "1"))
+            .insert(Header { key: "empty", value: Some("") })
+            .insert(Header::<&[u8]> { key: "none", value: None })
+            .insert(Header { key: "bytes", value: Some(&[0xFF, 0][..]) })
+            .insert(text("a", "2"));
+        let kept = KeptHeaders::copy(&sent);
+        assert_eq!((kept.text("a"), kept.text("empty"), kept.text("none")), (Some("1"), Some(""), None));
+        assert_eq!((kept.text("bytes"), kept.text("b")), (None, None));
+        let written = kept.to_owned_headers();
+        assert!(written.iter().eq(sent.iter()), "{written:?}");
+        assert_eq!(KeptHeaders::default().to_owned_headers().count(), 0);
+    }
 }

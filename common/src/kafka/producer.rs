@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::future_producer::DeliveryFuture;
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use thiserror::Error;
 
-use super::context::QuietContext;
+use super::delivery::{Delivery, Receipts};
 use crate::config::KafkaConfig;
 
 /// Records that may wait in the producer; beyond, sending is refused.
@@ -65,8 +64,8 @@ const CROWD_WINDOW_MS: u128 = 10;
 /// records that are under way at the same time there is none.
 #[derive(Clone)]
 pub struct Producer {
-    quick: FutureProducer<QuietContext>,
-    gathering: Option<(FutureProducer<QuietContext>, Arc<Pace>)>,
+    quick: Arc<ThreadedProducer<Receipts>>,
+    gathering: Option<(Arc<ThreadedProducer<Receipts>>, Arc<Pace>)>,
 }
 
 /// How fast records come.
@@ -144,7 +143,7 @@ impl Producer {
         client_id: &str,
         patience: Patience,
         linger: Duration,
-    ) -> anyhow::Result<FutureProducer<QuietContext>> {
+    ) -> anyhow::Result<Arc<ThreadedProducer<Receipts>>> {
         let message_timeout = match patience {
             Patience::Caller(limit) => limit.as_millis(),
             Patience::Endless => 0,
@@ -162,22 +161,24 @@ impl Producer {
             .set("message.max.bytes", "2097152")
             .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
             .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX)
-            .create_with_context(QuietContext::default())?;
-        Ok(producer)
+            .create_with_context(Receipts::default())?;
+        Ok(Arc::new(producer))
     }
 
-    /// Hands a record over, in order, without waiting; the future tells when it is acknowledged.
+    /// Hands a record over, in order, without waiting; the delivery tells what becomes of it.
     ///
     /// # Errors
     /// [`ProduceError::QueueFull`], [`ProduceError::Refused`]
     pub fn send(&self, record: OutRecord<'_>) -> Result<Delivery, ProduceError> {
-        let mut out: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(record.topic).headers(record.headers);
+        let (delivery, receipt) = Delivery::new();
+        let mut out: BaseRecord<'_, [u8], [u8], _> =
+            BaseRecord::with_opaque_to(record.topic, receipt).headers(record.headers);
         out.partition = record.partition;
         out.key = record.key;
         out.payload = record.value;
         let gathering = self.gathering.as_ref().filter(|(_, pace)| pace.is_crowd());
-        match gathering.map_or(&self.quick, |(producer, _)| producer).send_result(out) {
-            Ok(future) => Ok(Delivery(future)),
+        match gathering.map_or(&self.quick, |(producer, _)| producer).send(out) {
+            Ok(()) => Ok(delivery),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(ProduceError::QueueFull),
             Err((error, _)) => Err(ProduceError::Refused(error)),
         }
@@ -185,7 +186,7 @@ impl Producer {
 
     /// Records handed over and not acknowledged yet.
     pub fn in_flight(&self) -> i32 {
-        self.both().map(rdkafka::producer::Producer::in_flight_count).sum()
+        self.both().map(|producer| producer.in_flight_count()).sum()
     }
 
     /// Waits until all is acknowledged, at most `wait_max`.
@@ -196,35 +197,8 @@ impl Producer {
         self.both().try_for_each(|producer| producer.flush(wait_max))
     }
 
-    fn both(&self) -> impl Iterator<Item = &FutureProducer<QuietContext>> {
+    fn both(&self) -> impl Iterator<Item = &Arc<ThreadedProducer<Receipts>>> {
         [&self.quick].into_iter().chain(self.gathering.iter().map(|(producer, _)| producer))
-    }
-}
-
-/// A record on its way.
-pub struct Delivery(DeliveryFuture);
-
-impl Delivery {
-    /// Waits for the broker's acknowledgement.
-    ///
-    /// # Errors
-    /// [`ProduceError::Unknown`], [`ProduceError::Refused`]
-    pub async fn acknowledged(self) -> Result<Appended, ProduceError> {
-        match self.0.await {
-            Ok(Ok(delivery)) => Ok(Appended { partition: delivery.partition, offset: delivery.offset }),
-            Ok(Err((error, _))) => Err(match error.rdkafka_error_code() {
-                Some(
-                    RDKafkaErrorCode::MessageSizeTooLarge
-                    | RDKafkaErrorCode::UnknownTopic
-                    | RDKafkaErrorCode::UnknownTopicOrPartition
-                    | RDKafkaErrorCode::UnknownPartition
-                    | RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::InvalidRecord,
-                ) => ProduceError::Refused(error),
-                _ => ProduceError::Unknown(error),
-            }),
-            Err(_) => Err(ProduceError::Unknown(KafkaError::Canceled)),
-        }
     }
 }
 

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use common::config::KafkaConfig;
-use common::kafka::{consumer, headers};
+use common::kafka::consumer;
+use common::kafka::headers::{self, KeptHeaders};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message as _, OwnedHeaders, Timestamp};
+use rdkafka::message::{BorrowedMessage, Message as _, Timestamp};
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::{mpsc, oneshot};
@@ -48,7 +49,7 @@ pub(crate) struct Record {
     pub(crate) timestamp_type: &'static str,
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
-    pub(crate) headers: Option<OwnedHeaders>,
+    pub(crate) headers: KeptHeaders,
     /// When it was appended first, if it was redriven.
     pub(crate) first_appended_at: Option<DateTime<Utc>>,
     pub(crate) traceparent: Option<String>,
@@ -66,8 +67,9 @@ impl Record {
             Timestamp::CreateTime(millis) => (millis, "CreateTime"),
             Timestamp::NotAvailable => (0, "NoTimestampType"),
         };
-        let first_append_ms = message.headers().and_then(|all| headers::find(all, headers::FIRST_APPEND_MS));
-        let traceparent = message.headers().and_then(|all| headers::find(all, headers::TRACEPARENT));
+        let kept = message.headers().map(KeptHeaders::copy).unwrap_or_default();
+        let first_append_ms = kept.text(headers::FIRST_APPEND_MS);
+        let traceparent = kept.text(headers::TRACEPARENT).map(str::to_owned);
         Self {
             partition: message.partition(),
             offset: message.offset(),
@@ -76,9 +78,9 @@ impl Record {
             timestamp_type,
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
-            headers: message.headers().map(BorrowedHeaders::detach),
             first_appended_at: first_append_ms.and_then(|ms| DateTime::from_timestamp_millis(ms.parse().ok()?)),
-            traceparent: traceparent.map(str::to_owned),
+            traceparent,
+            headers: kept,
         }
     }
 }
@@ -305,7 +307,7 @@ pub(super) mod tests {
             timestamp_type: "LogAppendTime",
             key: None,
             value: None,
-            headers: None,
+            headers: KeptHeaders::default(),
             first_appended_at: None,
             traceparent: None,
         }

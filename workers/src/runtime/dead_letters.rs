@@ -45,7 +45,7 @@ impl Office {
     pub(crate) fn address<'a>(&'a self, letter: &'a DeadLetter) -> OutRecord<'a> {
         let record = &letter.record;
         let message = letter.reason.to_string();
-        let headers = record.headers.clone().unwrap_or_default();
+        let headers = record.headers.to_owned_headers();
         let headers = bytes(headers, "kafka_dlt-original-topic", self.topic.as_bytes());
         let headers = bytes(headers, "kafka_dlt-original-partition", &record.partition.to_be_bytes());
         let headers = bytes(headers, "kafka_dlt-original-offset", &record.offset.to_be_bytes());

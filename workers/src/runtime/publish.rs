@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use common::kafka::delivery::Delivery;
 use common::kafka::headers;
-use common::kafka::producer::{Delivery, OutRecord, ProduceError, Producer};
+use common::kafka::producer::{OutRecord, ProduceError, Producer};
 use common::messages::results::ResultRecord;
 use common::topics;
 use rdkafka::consumer::BaseConsumer;
