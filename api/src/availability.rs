@@ -11,13 +11,15 @@ use moka::sync::Cache;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
-use crate::fresh::ReadError;
+use crate::fresh::{ReadError, Waiting};
 use crate::store;
 
 /// A count is read again after this time although the results topic told of no change.
 const AGE_MAX: Duration = Duration::from_secs(5);
 /// Shortest time between two readings of a count.
 const READ_EVERY: Duration = Duration::from_millis(200);
+/// The oldest count that is shown while many wait for the next one.
+const CROWD_AGE_MAX: Duration = Duration::from_millis(900);
 /// Schedules that are remembered.
 const SCHEDULES_MAX: u64 = 100_000;
 
@@ -26,6 +28,7 @@ pub(crate) struct Availability {
     counts: Cache<ScheduleId, Arc<Count>>,
     /// Held by who reads: one query at a time.
     failed_at: tokio::sync::Mutex<Option<Instant>>,
+    waiting: Waiting,
 }
 
 #[derive(Default)]
@@ -63,7 +66,8 @@ struct Asked {
 impl Availability {
     /// Nothing is known yet.
     pub(crate) fn new() -> Self {
-        Self { counts: Cache::new(SCHEDULES_MAX), failed_at: tokio::sync::Mutex::default() }
+        let (counts, failed_at) = (Cache::new(SCHEDULES_MAX), tokio::sync::Mutex::default());
+        Self { counts, failed_at, waiting: Waiting::default() }
     }
 
     /// Seats of this schedule have changed hands.
@@ -103,6 +107,10 @@ impl Availability {
         let Some(read_at) = stale.iter().map(|asked| asked.count.last().map(|last| last.read_at)).max() else {
             return Ok(counts);
         };
+        if self.waiting.is_crowd() && young(&stale, &mut counts) {
+            return Ok(counts);
+        }
+        let _waits = self.waiting.begin();
         if let Some(read_at) = read_at {
             tokio::time::sleep_until(read_at + READ_EVERY).await;
         }
@@ -139,6 +147,17 @@ fn known<'a>(asked: &'a [Asked], counts: &mut HashMap<ScheduleId, i64>) -> Vec<&
     stale
 }
 
+/// Whether none of these counts is too old for a crowd; they are put into `counts` then.
+fn young(stale: &[&Asked], counts: &mut HashMap<ScheduleId, i64>) -> bool {
+    let last = |asked: &&Asked| asked.count.last().filter(|counted| counted.read_at.elapsed() < CROWD_AGE_MAX);
+    let Some(young) = stale.iter().map(|asked| Some((asked.schedule, last(asked)?.available))).collect::<Option<Vec<_>>>()
+    else {
+        return false;
+    };
+    counts.extend(young);
+    true
+}
+
 async fn read(pool: &PgPool, stale: &[&Asked]) -> Result<Vec<(ScheduleId, i64)>, sqlx::Error> {
     let ids: Vec<i64> = stale.iter().map(|asked| asked.schedule.0).collect();
     let read_at = Instant::now();
@@ -165,5 +184,20 @@ mod tests {
         assert_eq!((count.good(3), count.good(4)), (Some(7), None));
         tokio::time::advance(AGE_MAX).await;
         assert_eq!(count.good(3), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_is_shown_young_counts_and_nothing_else() {
+        let asked = |id: i64| Asked { schedule: ScheduleId(id), count: Arc::default(), changes: 4 };
+        let (one, two) = (asked(1), asked(2));
+        let mut counts = HashMap::new();
+        let counted = |available| Some(Counted { available, read_at: Instant::now(), changes_seen: 3 });
+        *one.count.last.lock().unwrap() = counted(7);
+        assert!(!young(&[&one, &two], &mut counts) && counts.is_empty());
+        *two.count.last.lock().unwrap() = counted(8);
+        assert!(young(&[&one, &two], &mut counts));
+        assert_eq!(counts, HashMap::from([(ScheduleId(1), 7), (ScheduleId(2), 8)]));
+        tokio::time::advance(CROWD_AGE_MAX).await;
+        assert!(!young(&[&one], &mut counts));
     }
 }

@@ -1,4 +1,4 @@
-//! The public pages of concerts: the list, page by page, and each concert. Anybody may ask, so each body is made once
+//! The public pages of concerts: the list, page by page, and each concert, with the schedules to come. Whoever asks, each is read once
 //! a second at most, for all who ask.
 
 use std::collections::HashMap;
@@ -70,18 +70,24 @@ pub(crate) struct Concerts {
     currency: String,
     pages: Cache<Page, Arc<Fresh<Bytes>>>,
     single: Cache<ConcertId, Arc<Fresh<Option<Bytes>>>>,
+    schedules: Cache<ConcertId, Arc<Fresh<Vec<ScheduleRow>>>>,
 }
 
 impl Concerts {
     /// With prices in `currency`.
     pub(crate) fn new(currency: String) -> Self {
-        Self { currency, pages: Cache::new(BODIES_MAX), single: Cache::new(BODIES_MAX) }
+        let (pages, single, schedules) =
+            (Cache::new(BODIES_MAX), Cache::new(BODIES_MAX), Cache::new(BODIES_MAX));
+        Self { currency, pages, single, schedules }
     }
 
     /// An operator changed something about this concert.
     pub(crate) fn changed(&self, concert: ConcertId) {
         if let Some(body) = self.single.get(&concert) {
             body.changed();
+        }
+        if let Some(schedules) = self.schedules.get(&concert) {
+            schedules.changed();
         }
         for (_, page) in &self.pages {
             page.changed();
@@ -134,6 +140,17 @@ impl Concerts {
             body.changed();
         }
         Ok(found)
+    }
+
+    /// The schedules of a concert that have not begun, by time.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn schedules(&self, pool: &PgPool, concert: ConcertId) -> Result<Vec<ScheduleRow>, ReadError> {
+        let schedules = self.schedules.get_with(concert, || Arc::new(Fresh::new(AGE_MAX, READ_EVERY)));
+        let read = async || concerts::schedules_to_come(pool, &[concert.0]).await;
+        let (now, rows) = (Utc::now(), schedules.get(read).await?);
+        Ok(rows.iter().filter(|row| row.starts_at > now).copied().collect())
     }
 
     async fn bodies(

@@ -30,7 +30,7 @@ pub(crate) struct Fresh<T> {
     age_max: Duration,
     read_every: Duration,
     changes: AtomicU64,
-    waiting: AtomicUsize,
+    waiting: Waiting,
     last: Mutex<Option<Dated<T>>>,
     turn: tokio::sync::Mutex<Turn>,
 }
@@ -53,7 +53,7 @@ impl<T> Fresh<T> {
     /// Nothing is read yet. A value is shown until it is `age_max` old, and read again `read_every` at the soonest.
     pub(crate) fn new(age_max: Duration, read_every: Duration) -> Self {
         let (last, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { age_max, read_every, changes: AtomicU64::new(0), waiting: AtomicUsize::new(0), last, turn }
+        Self { age_max, read_every, changes: AtomicU64::new(0), waiting: Waiting::default(), last, turn }
     }
 
     /// The value has changed: what was read before now is not shown any more.
@@ -76,12 +76,12 @@ impl<T> Fresh<T> {
         if let Some(value) = self.good(changes) {
             return Ok(value);
         }
-        if self.waiting.load(Ordering::Relaxed) >= WAITING_MAX
+        if self.waiting.is_crowd()
             && let Some(value) = self.good(0)
         {
             return Ok(value);
         }
-        let _waits = Waits::begin(&self.waiting);
+        let _waits = self.waiting.begin();
         let mut turn = self.turn.lock().await;
         if let Some(value) = self.good(changes) {
             return Ok(value);
@@ -116,15 +116,25 @@ impl<T> Fresh<T> {
     }
 }
 
-/// One who waits, until dropped.
-struct Waits<'a>(&'a AtomicUsize);
+/// How many wait for a reading.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting(AtomicUsize);
 
-impl<'a> Waits<'a> {
-    fn begin(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
+impl Waiting {
+    /// So many that whoever comes now is better served with what there is.
+    pub(crate) fn is_crowd(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= WAITING_MAX
+    }
+
+    /// One more waits, until what is returned is dropped.
+    pub(crate) fn begin(&self) -> Waits<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Waits(&self.0)
     }
 }
+
+/// One who waits.
+pub(crate) struct Waits<'a>(&'a AtomicUsize);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {

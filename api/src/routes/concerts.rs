@@ -17,7 +17,6 @@ use crate::error::{ApiError, Fault, both, sensible};
 use crate::params::{Query, page_size};
 use crate::routes::PageParams;
 use crate::routes::reservations::parse_date;
-use crate::store;
 
 /// All concerts, newest first.
 #[utoipa::path(
@@ -109,7 +108,7 @@ pub(crate) async fn schedules(call: Call) -> Result<Response, ApiError> {
     let zone = app.catalogue.zone(app, concert).await?;
     queue::for_concert(&token, concert)?;
     queue::usable(app, &token).await?;
-    let mut rows = store::concerts::schedules_to_come(app.database()?, &[concert.0]).await?;
+    let mut rows = app.reads.concerts.schedules(app.database()?, concert).await?;
     rows.retain(|row| {
         let date = date_in(zone, row.starts_at);
         from.is_none_or(|from| from <= date) && to.is_none_or(|to| date <= to)

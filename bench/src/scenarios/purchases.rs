@@ -9,7 +9,7 @@ use crate::load::at_once;
 use crate::report::Row;
 use crate::world::{Buyer, House, open_queue};
 
-const CALLERS: usize = 256;
+const CALLERS: usize = 512;
 const MONEY: i64 = 1_000;
 /// Seats of a section: what a buyer looks at before choosing.
 const SECTION_SEATS: usize = 1_000;
