@@ -206,13 +206,11 @@ pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M)
             }
         }
     };
-    match result {
-        Some(result) => outcome(&result, &ticket),
-        None => {
-            accepted().await?;
-            Ok(wait::accepted(ticket.request_id, ticket.caller, ticket.wait))
-        }
+    if let Some(result) = result {
+        return outcome(&result, &ticket);
     }
+    accepted().await?;
+    Ok(wait::accepted(ticket.request_id, ticket.caller, ticket.wait))
 }
 
 fn pending<M: Message>(ticket: &Ticket) -> Pending {

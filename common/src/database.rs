@@ -8,9 +8,6 @@ use crate::config::DatabaseConfig;
 
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
 
-const WORKER_PLANS: [(&str, &str); 4] =
-    [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
-
 /// A pool of at most `connections`, opened when they are first needed: a process starts while the database is down.
 ///
 /// `name` is shown in `pg_stat_activity`.
@@ -26,9 +23,8 @@ pub fn pool(config: &DatabaseConfig, name: &str, connections: u32) -> anyhow::Re
 /// # Errors
 /// The URL does not parse.
 pub fn worker_pool(config: &DatabaseConfig, name: &str, connections: u32) -> anyhow::Result<PgPool> {
-    // Right after tables were filled, plans that read whole tables or indexes get cached, and make a batch ten times slower. Without
-    // these there is one way left: by key, row by row.
-    let options = connect_options(config, name)?.options(WORKER_PLANS);
+    // Right after tables were filled, plans with sequential scans get cached and make a batch ten times slower.
+    let options = connect_options(config, name)?.options([("enable_seqscan", "off"), ("jit", "off")]);
     // A dead connection is a transient error like any other: asking before each use would cost a lone request a round trip.
     Ok(pool_options(connections).test_before_acquire(false).connect_lazy_with(options))
 }

@@ -24,6 +24,7 @@ pub(super) async fn purchases(bench: &Bench) -> Result<Row> {
     }
     let buyers = bench.world.buyers(count).await?;
     bench.world.charge(&buyers, MONEY).await?;
+    bench.world.analyze().await?;
     bench
         .in_turn("purchases", &[Peer::Ours], async |turn, progress| {
             let house = &houses[turn.number];

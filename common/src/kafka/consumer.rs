@@ -53,8 +53,10 @@ fn common_config(config: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("fetch.wait.max.ms", "500")
         // After an error, ask again soon.
         .set("fetch.error.backoff.ms", "50")
-        // What is fetched ahead is bounded: 16 MiB a client.
-        .set("queued.max.messages.kbytes", "16384")
+        // What is fetched ahead is bounded; when it is used up, more is fetched soon.
+        .set("queued.max.messages.kbytes", "4096")
+        .set("queued.min.messages", "10000")
+        .set("fetch.queue.backoff.ms", "5")
         .set("enable.partition.eof", "false");
     client
 }

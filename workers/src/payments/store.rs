@@ -111,20 +111,23 @@ async fn update_accounts(connection: &mut PgConnection, accounts: &[(UserId, Acc
     let users: Vec<UserId> = accounts.iter().map(|(user, _)| *user).collect();
     let balances: Vec<i64> = accounts.iter().map(|(_, account)| account.balance).collect();
     let entries: Vec<i64> = accounts.iter().map(|(_, account)| account.entries).collect();
-    let updated = sqlx::query!(
-        "UPDATE accounts a SET balance = n.balance, entries = n.entries
-         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[]) AS n (user_id, balance, entries)
-         WHERE a.user_id = n.user_id",
+    // They exist, so none is inserted. This way each is found by its key: the plan of an UPDATE of a table that was small a moment ago
+    // reads all of it.
+    let are_new = sqlx::query_scalar!(
+        r#"INSERT INTO accounts AS a (user_id, balance, entries)
+           SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[])
+           ON CONFLICT (user_id) DO UPDATE SET balance = excluded.balance, entries = excluded.entries
+           RETURNING (a.xmax = 0) AS "is_new!""#,
         &users as &[UserId],
         &balances,
         &entries
     )
-    .execute(connection)
-    .await?
-    .rows_affected();
+    .fetch_all(connection)
+    .await?;
     // Money without an account: a refund of a payment whose account somebody has deleted by hand.
-    if usize::try_from(updated) != Ok(accounts.len()) {
-        return Err(broken(format!("of {} accounts with new entries only {updated} exist", accounts.len())));
+    let missing = are_new.into_iter().filter(|is_new| *is_new).count();
+    if missing > 0 {
+        return Err(broken(format!("of {} accounts with new entries {missing} do not exist", accounts.len())));
     }
     Ok(())
 }
