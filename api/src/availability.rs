@@ -150,7 +150,8 @@ fn known<'a>(asked: &'a [Asked], counts: &mut HashMap<ScheduleId, i64>) -> Vec<&
 /// Whether none of these counts is too old for a crowd; they are put into `counts` then.
 fn young(stale: &[&Asked], counts: &mut HashMap<ScheduleId, i64>) -> bool {
     let last = |asked: &&Asked| asked.count.last().filter(|counted| counted.read_at.elapsed() < CROWD_AGE_MAX);
-    let Some(young) = stale.iter().map(|asked| Some((asked.schedule, last(asked)?.available))).collect::<Option<Vec<_>>>()
+    let Some(young) =
+        stale.iter().map(|asked| Some((asked.schedule, last(asked)?.available))).collect::<Option<Vec<_>>>()
     else {
         return false;
     };

@@ -42,7 +42,7 @@ impl Catalogue {
         if let Some(schedule) = self.schedules.get(&id) {
             return Ok(schedule);
         }
-        let Some(schedule) = store::catalogue::schedule(app.database()?, id).await? else {
+        let Some(schedule) = Box::pin(store::catalogue::schedule(app.database()?, id)).await? else {
             let detail = format!("There is no schedule {id}; GET /v1/concerts/{{id}}/schedules lists them.");
             return Err(ApiError::new(Slug::ScheduleNotFound, detail));
         };
@@ -59,7 +59,7 @@ impl Catalogue {
         if let Some(zone) = self.zones.get(&concert) {
             return Ok(zone);
         }
-        let Some(name) = store::catalogue::time_zone(app.database()?, concert).await? else {
+        let Some(name) = Box::pin(store::catalogue::time_zone(app.database()?, concert)).await? else {
             return Err(ApiError::concert_not_found(concert));
         };
         let zone = name.parse().unwrap_or_else(|_| {
@@ -101,7 +101,7 @@ impl Catalogue {
             return Ok(starts.clone());
         }
         let read: Result<Starts, ApiError> = match app.database() {
-            Ok(pool) => store::catalogue::starts(pool, concert).await.map(Into::into).map_err(Into::into),
+            Ok(pool) => Box::pin(store::catalogue::starts(pool, concert)).await.map(Into::into).map_err(Into::into),
             Err(error) => Err(error),
         };
         match read {

@@ -76,8 +76,7 @@ pub(crate) struct Concerts {
 impl Concerts {
     /// With prices in `currency`.
     pub(crate) fn new(currency: String) -> Self {
-        let (pages, single, schedules) =
-            (Cache::new(BODIES_MAX), Cache::new(BODIES_MAX), Cache::new(BODIES_MAX));
+        let (pages, single, schedules) = (Cache::new(BODIES_MAX), Cache::new(BODIES_MAX), Cache::new(BODIES_MAX));
         Self { currency, pages, single, schedules }
     }
 

@@ -130,12 +130,12 @@ async fn known_answer(app: &App, ticket: &Ticket) -> Result<Option<Response>, Ap
         Some(Known::Finished(result)) => return outcome(&result, ticket).map(Some),
         Some(Known::Pending(pending)) => {
             same_request(pending.request_hash.as_deref(), ticket)?;
-            return answer(app, ticket).await.map(Some);
+            return Box::pin(answer(app, ticket)).await.map(Some);
         }
         None => {}
     }
     let Ok(pool) = app.database() else { return Ok(None) };
-    match tokio::time::timeout(LOOK_MAX, store::requests::outcome(pool, ticket.request_id)).await {
+    match tokio::time::timeout(LOOK_MAX, Box::pin(store::requests::outcome(pool, ticket.request_id))).await {
         Ok(Ok(Some(result))) => outcome(&result, ticket).map(Some),
         Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
     }

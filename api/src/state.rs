@@ -135,7 +135,7 @@ impl App {
     pub(crate) async fn queue(&self, concert: ConcertId) -> Result<Option<Arc<QueueMark>>, ApiError> {
         match self.queues.known(concert) {
             Some(mark) => Ok(Some(mark)),
-            None => Ok(self.queues.read(self.database()?, concert).await?),
+            None => Ok(Box::pin(self.queues.read(self.database()?, concert)).await?),
         }
     }
 

@@ -63,7 +63,7 @@ pub(crate) async fn for_outcome(
         () = app.stop.cancelled() => {}
     }
     let Ok(pool) = app.database() else { return None };
-    match tokio::time::timeout(LAST_LOOK_MAX, store::requests::outcome(pool, request)).await {
+    match tokio::time::timeout(LAST_LOOK_MAX, Box::pin(store::requests::outcome(pool, request))).await {
         Ok(Ok(result)) => result.map(Arc::new),
         Ok(Err(_)) | Err(_) => None,
     }

@@ -57,7 +57,7 @@ impl KnownBuyers {
     /// Makes the row of a buyer who is new here.
     async fn welcome(&self, app: &App, buyer: UserId) -> Result<UserId, ApiError> {
         if self.0.get(&buyer).is_none() {
-            store::make_user(app.database()?, buyer).await?;
+            Box::pin(store::make_user(app.database()?, buyer)).await?;
             self.0.insert(buyer, ());
         }
         Ok(buyer)

@@ -169,7 +169,7 @@ pub(crate) async fn standing(app: &App, claims: &QueueClaims) -> Result<Standing
 }
 
 async fn token_row(app: &App, claims: &QueueClaims) -> Result<Option<TokenRow>, ApiError> {
-    Ok(store::queues::token(app.database()?, claims.concert_id, claims.seq, claims.jti).await?)
+    Ok(Box::pin(store::queues::token(app.database()?, claims.concert_id, claims.seq, claims.jti)).await?)
 }
 
 fn stands(state: TokenState, queue: &QueueMark) -> Standing {

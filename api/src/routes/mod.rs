@@ -60,3 +60,26 @@ pub(crate) struct Accepted {
     #[schema(example = "PENDING")]
     status: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::call::Call;
+
+    fn size<F>(_: impl FnOnce(Call) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands wait at once, and each call is moved to the heap as a whole: questions to the database, which few ask, are boxed.
+    #[test]
+    fn a_call_that_waits_is_small() {
+        for (call, size) in [
+            ("hold", size(super::reservations::hold)),
+            ("pay", size(super::payments::pay)),
+            ("join", size(super::tokens::join)),
+            ("poll", size(super::tokens::poll)),
+            ("seats", size(super::schedules::seats)),
+        ] {
+            assert!(size <= 2_048, "{call} takes {size} bytes");
+        }
+    }
+}

@@ -80,7 +80,7 @@ async fn may_pay(app: &App, buyer: UserId, token: &QueueToken, reservation: Rese
 }
 
 async fn reservation_row(app: &App, reservation: ReservationId) -> Result<Option<HoldState>, ApiError> {
-    Ok(store::reservations::hold_state(app.database()?, reservation).await?)
+    Ok(Box::pin(store::reservations::hold_state(app.database()?, reservation)).await?)
 }
 
 /// Gives paid seats back for the money.

@@ -47,24 +47,24 @@ impl<W: Word> Worker<W> {
         let (kafka, stop) = (self.kafka.clone(), self.applier.stop.clone());
         let known = applied.own.keys().copied().collect();
         let mut applied_before = applied.own.clone();
-        let (watermarks, results, starts, gone, mut memory) = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-            let reader = Reader::open::<W>(&kafka, &stop)?;
-            let watermarks = reader.watermarks(W::TOPIC)?;
-            let beginnings: Positions = watermarks.iter().map(|(id, (beginning, _))| (*id, *beginning)).collect();
-            let starts = offsets::starts(&consumer, W::TOPIC, &asked, &applied.own, &beginnings)?;
-            let gone = offsets::gone(&asked, &applied.own, &beginnings);
-            let results = reader.partitions(topics::RESULTS)?.len();
-            Ok((watermarks, results, starts, gone, recall::recall::<W>(&reader, applied)?))
-        })
-        .await??;
+        let (watermarks, results, starts, gone, mut memory) =
+            tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+                let reader = Reader::open::<W>(&kafka, &stop)?;
+                let watermarks = reader.watermarks(W::TOPIC)?;
+                let beginnings: Positions = watermarks.iter().map(|(id, (beginning, _))| (*id, *beginning)).collect();
+                let starts = offsets::starts(&consumer, W::TOPIC, &asked, &applied.own, &beginnings)?;
+                let gone = offsets::gone(&asked, &applied.own, &beginnings);
+                let results = reader.partitions(topics::RESULTS)?.len();
+                Ok((watermarks, results, starts, gone, recall::recall::<W>(&reader, applied)?))
+            })
+            .await??;
         tracing::debug!(?starts, "starting offsets");
         // Others went on meanwhile: what they told since is applied by now.
         memory.check(self.applied().await?);
         self.applier.word.tokens_told(&self.applier.pool, memory.fates(), false).await?;
         self.applier.known = known;
         self.applier.memory = memory;
-        self.partitions =
-            Some(Partitions { own: i32::try_from(watermarks.len())?, results: i32::try_from(results)? });
+        self.partitions = Some(Partitions { own: i32::try_from(watermarks.len())?, results: i32::try_from(results)? });
         // A log that ends before that is a new one, and its records are, too.
         applied_before.retain(|id, next| watermarks.get(id).is_some_and(|(_, end)| *next <= *end));
         self.applier.applied_before = applied_before;
