@@ -29,18 +29,19 @@ async fn the_ends_of_foreign_transactions_stop_nobody() {
     let api = Api::new();
     let buyer = api.sign_up().await;
     let place = charge(&buyer, 1).await;
-    let foreign = async |topic: &str, amount, commit| {
-        let value = charge_of(&buyer, amount);
+    let foreign = async |topic: &str, partition, amount, commit| {
+        let (value, place) = (charge_of(&buyer, amount), Place { partition, ..place });
         Writer::append_in_transaction(topic, place, &buyer.user_id, &value, commit).await;
     };
-    foreign(PAYMENTS, 10, true).await;
-    foreign(PAYMENTS, 100, false).await;
+    let own = place.partition;
+    foreign(PAYMENTS, own, 10, true).await;
+    foreign(PAYMENTS, own, 100, false).await;
     charge(&buyer, 1_000).await;
     assert_eq!(buyer.balance().await, 1_011, "what was aborted never was");
 
     // At the very ends, too, while somebody takes the partitions over.
-    foreign(PAYMENTS, 100, false).await;
-    foreign(RESULTS, 100, false).await;
+    foreign(PAYMENTS, own, 100, false).await;
+    foreign(RESULTS, 0, 100, false).await;
     for (name, _) in WORKERS {
         processes.end(name, "TERM").await;
     }
