@@ -28,12 +28,12 @@ pub(crate) struct Availability {
     counts: Cache<ScheduleId, Arc<Count>>,
     /// Held by who reads: one query at a time.
     failed_at: tokio::sync::Mutex<Option<Instant>>,
-    waiting: Waiting,
 }
 
 #[derive(Default)]
 struct Count {
     changes: AtomicU64,
+    waiting: Waiting,
     last: Mutex<Option<Counted>>,
 }
 
@@ -66,8 +66,7 @@ struct Asked {
 impl Availability {
     /// Nothing is known yet.
     pub(crate) fn new() -> Self {
-        let (counts, failed_at) = (Cache::new(SCHEDULES_MAX), tokio::sync::Mutex::default());
-        Self { counts, failed_at, waiting: Waiting::default() }
+        Self { counts: Cache::new(SCHEDULES_MAX), failed_at: tokio::sync::Mutex::default() }
     }
 
     /// Seats of this schedule have changed hands.
@@ -84,7 +83,7 @@ impl Availability {
         }
     }
 
-    /// The available seats of each schedule. Whatever was known to have changed before the call is counted.
+    /// The available seats of each schedule. Whatever was known to have changed before the call is counted, unless many wait for that.
     ///
     /// # Errors
     /// The database does not answer.
@@ -107,10 +106,10 @@ impl Availability {
         let Some(read_at) = stale.iter().map(|asked| asked.count.last().map(|last| last.read_at)).max() else {
             return Ok(counts);
         };
-        if self.waiting.is_crowd() && young(&stale, &mut counts) {
+        if stale.iter().all(|asked| asked.count.waiting.is_crowd()) && young(&stale, &mut counts) {
             return Ok(counts);
         }
-        let _waits = self.waiting.begin();
+        let _waits: Vec<_> = stale.iter().map(|asked| asked.count.waiting.begin()).collect();
         if let Some(read_at) = read_at {
             tokio::time::sleep_until(read_at + READ_EVERY).await;
         }

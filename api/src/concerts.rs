@@ -141,7 +141,7 @@ impl Concerts {
         Ok(found)
     }
 
-    /// The schedules of a concert that have not begun, by time.
+    /// The schedules of a concert that have not begun, by time. One that another process has made just now may be missing for a second.
     ///
     /// # Errors
     /// The database does not answer.

@@ -55,7 +55,7 @@ impl<K: Hash + Eq + Copy, V> Fifo<K, V> {
         None
     }
 
-    /// Entries and what was swept of removed ones.
+    /// Entries, and traces of removed ones that are not swept yet.
     #[cfg(test)]
     pub(crate) fn traces(&self) -> usize {
         self.order.len()

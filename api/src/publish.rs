@@ -201,6 +201,8 @@ pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M)
                 accepted().await?;
             }
             tokio::select! {
+                // An outcome says more than a failure to hear of the acknowledgement.
+                biased;
                 result = wait::for_outcome(app, waiter, ticket.request_id, wait) => result,
                 error = delivery.failed() => return Err(failed(error)),
             }

@@ -14,7 +14,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use super::context::QuietContext;
 use super::producer::{Appended, ProduceError};
 
-/// A record on its way.
+/// A record on its way. It has one who waits: a later question replaces an earlier one that is still open.
 pub struct Delivery(Arc<Receipt>);
 
 impl Delivery {

@@ -1,7 +1,9 @@
 //! Headers: CloudEvents in binary mode and the W3C trace context on what we write, the first append time on what is redriven.
 
+use std::panic::AssertUnwindSafe;
+
 use chrono::{SecondsFormat, Utc};
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::message::{BorrowedHeaders, Header, Headers, OwnedHeaders};
 use uuid::Uuid;
 
 /// On a redriven record: when it was appended first, in milliseconds as text. It counts if it is earlier than the
@@ -38,13 +40,25 @@ pub struct KeptHeaders {
     bytes: Vec<u8>,
     /// Where each name ends in `bytes`, and its value, if it has one.
     ends: Vec<(usize, Option<usize>)>,
+    /// Headers of which a name is no UTF-8: the Kafka library panics when it is asked for one.
+    unreadable: Option<OwnedHeaders>,
 }
 
 impl KeptHeaders {
     /// Copies the headers of a message.
-    pub fn copy(headers: &impl Headers) -> Self {
+    pub fn of(headers: &BorrowedHeaders) -> Self {
+        Self::copy_or(headers, || headers.detach())
+    }
+
+    fn copy_or(headers: &impl Headers, whole: impl FnOnce() -> OwnedHeaders) -> Self {
+        let copied = std::panic::catch_unwind(AssertUnwindSafe(|| Self::copy(headers)));
+        copied.unwrap_or_else(|_| Self { unreadable: Some(whole()), ..Self::default() })
+    }
+
+    fn copy(headers: &impl Headers) -> Self {
         let size = headers.iter().map(|header| header.key.len() + header.value.map_or(0, <[u8]>::len)).sum();
-        let mut kept = Self { bytes: Vec::with_capacity(size), ends: Vec::with_capacity(headers.count()) };
+        let (bytes, ends) = (Vec::with_capacity(size), Vec::with_capacity(headers.count()));
+        let mut kept = Self { bytes, ends, unreadable: None };
         for header in headers.iter() {
             kept.bytes.extend_from_slice(header.key.as_bytes());
             let name_end = kept.bytes.len();
@@ -65,6 +79,9 @@ impl KeptHeaders {
 
     /// For a record that is written with the same headers.
     pub fn to_owned_headers(&self) -> OwnedHeaders {
+        if let Some(unreadable) = &self.unreadable {
+            return unreadable.clone();
+        }
         self.iter().fold(OwnedHeaders::new_with_capacity(self.ends.len()), |headers, (name, value)| {
             headers.insert(Header { key: &String::from_utf8_lossy(name), value })
         })
@@ -99,5 +116,25 @@ mod tests {
         let written = kept.to_owned_headers();
         assert!(written.iter().eq(sent.iter()), "{written:?}");
         assert_eq!(KeptHeaders::default().to_owned_headers().count(), 0);
+    }
+
+    /// As the library does with a name that is no UTF-8.
+    struct Unreadable;
+
+    impl Headers for Unreadable {
+        fn count(&self) -> usize {
+            1
+        }
+
+        fn try_get(&self, _: usize) -> Option<Header<'_, &[u8]>> {
+            panic!("no UTF-8")
+        }
+    }
+
+    #[test]
+    fn headers_that_cannot_be_read_are_kept_whole() {
+        let kept = KeptHeaders::copy_or(&Unreadable, || OwnedHeaders::new().insert(text("a", "1")));
+        assert_eq!(kept.text("a"), None);
+        assert_eq!(kept.to_owned_headers().count(), 1);
     }
 }

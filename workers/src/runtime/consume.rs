@@ -67,7 +67,7 @@ impl Record {
             Timestamp::CreateTime(millis) => (millis, "CreateTime"),
             Timestamp::NotAvailable => (0, "NoTimestampType"),
         };
-        let kept = message.headers().map(KeptHeaders::copy).unwrap_or_default();
+        let kept = message.headers().map(KeptHeaders::of).unwrap_or_default();
         let first_append_ms = kept.text(headers::FIRST_APPEND_MS);
         let traceparent = kept.text(headers::TRACEPARENT).map(str::to_owned);
         Self {
