@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-const SHARDS: usize = 16;
+/// What is sharded has so many.
+pub(crate) const SHARDS: usize = 16;
 
 /// A map that knows which entry is the oldest. Removed entries leave a trace in the order until it is swept.
 pub(crate) struct Fifo<K, V> {
@@ -62,26 +63,49 @@ impl<K: Hash + Eq + Copy, V> Fifo<K, V> {
     }
 }
 
+/// Several of the same, each with a lock of its own: threads seldom meet at the one that a key belongs to.
+pub(crate) struct Sharded<T> {
+    shards: Box<[Mutex<T>]>,
+    hasher: RandomState,
+}
+
+impl<T: Default> Default for Sharded<T> {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::default() }
+    }
+}
+
+impl<T> Sharded<T> {
+    /// The one that this key belongs to.
+    pub(crate) fn of(&self, key: &impl Hash) -> MutexGuard<'_, T> {
+        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
+        lock(&self.shards[index])
+    }
+
+    /// One after the other.
+    pub(crate) fn all(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        self.shards.iter().map(lock)
+    }
+}
+
 /// The newest entries, for many threads.
 pub(crate) struct Newest<K, V> {
-    shards: Box<[Mutex<Fifo<K, V>>]>,
-    hasher: RandomState,
+    shards: Sharded<Fifo<K, V>>,
     entries_each: usize,
 }
 
 impl<K: Hash + Eq + Copy, V: Clone> Newest<K, V> {
     /// At most `entries` of them, roughly.
     pub(crate) fn new(entries: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: RandomState::default(), entries_each: entries.div_ceil(SHARDS) }
+        Self { shards: Sharded::default(), entries_each: entries.div_ceil(SHARDS) }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<V> {
-        self.shard(key).get(key).cloned()
+        self.shards.of(key).get(key).cloned()
     }
 
     pub(crate) fn insert(&self, key: K, value: V) {
-        let mut shard = self.shard(&key);
+        let mut shard = self.shards.of(&key);
         shard.insert(key, value);
         while shard.len() > self.entries_each {
             shard.pop_oldest();
@@ -89,12 +113,7 @@ impl<K: Hash + Eq + Copy, V: Clone> Newest<K, V> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
-    }
-
-    fn shard(&self, key: &K) -> MutexGuard<'_, Fifo<K, V>> {
-        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
-        lock(&self.shards[index])
+        self.shards.all().map(|shard| shard.len()).sum()
     }
 }
 

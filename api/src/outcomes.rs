@@ -5,9 +5,8 @@
 //! neither, and then only the database knows. All three are bounded and forget the oldest first.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use common::ids::{RequestId, UserId};
@@ -15,9 +14,8 @@ use common::messages::results::RequestResult;
 use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
-use crate::fifo::Fifo;
+use crate::fifo::{Fifo, SHARDS, Sharded};
 
-const SHARDS: usize = 16;
 /// What an outcome takes besides its body, roughly, in bytes.
 const OUTCOME_BYTES: usize = 512;
 
@@ -64,8 +62,7 @@ pub(crate) struct OutcomeBounds {
 
 /// Outcomes and waiters.
 pub(crate) struct Outcomes {
-    shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
+    shards: Sharded<Shard>,
     bounds: OutcomeBounds,
     waiting: AtomicUsize,
     waiters: AtomicU64,
@@ -89,25 +86,19 @@ impl Outcomes {
             bytes: bounds.bytes.div_ceil(SHARDS),
             pending: bounds.pending.div_ceil(SHARDS),
         };
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::default(),
-            bounds: per_shard,
-            waiting: AtomicUsize::new(0),
-            waiters: AtomicU64::new(0),
-        }
+        Self { shards: Sharded::default(), bounds: per_shard, waiting: AtomicUsize::new(0), waiters: AtomicU64::new(0) }
     }
 
     /// What is known of a request; None: nothing here.
     pub(crate) fn known(&self, request: RequestId) -> Option<Known> {
-        let shard = self.shard(request);
+        let shard = self.shards.of(&request);
         let finished = shard.finished.get(&request).cloned().map(Known::Finished);
         finished.or_else(|| shard.pending.get(&request).cloned().map(Known::Pending))
     }
 
     /// The outcome, or a waiter that gets it when it comes. Nothing is missed in between.
     pub(crate) fn watch(self: &Arc<Self>, request: RequestId) -> Watch {
-        let mut shard = self.shard(request);
+        let mut shard = self.shards.of(&request);
         if let Some(result) = shard.finished.get(&request) {
             return Watch::Finished(result.clone());
         }
@@ -121,7 +112,7 @@ impl Outcomes {
 
     /// The broker has the request.
     pub(crate) fn accepted(&self, request: RequestId, pending: Pending) {
-        let mut shard = self.shard(request);
+        let mut shard = self.shards.of(&request);
         // The outcome may have come before this caller's thread did.
         if shard.finished.get(&request).is_none() {
             shard.pending.insert(request, pending);
@@ -136,7 +127,7 @@ impl Outcomes {
         let request = result.request_id;
         let bytes = weight(&result);
         let result = Arc::new(result);
-        let mut shard = self.shard(request);
+        let mut shard = self.shards.of(&request);
         shard.pending.remove(&request);
         if shard.finished.get(&request).is_none() {
             shard.finished.insert(request, result.clone());
@@ -161,20 +152,14 @@ impl Outcomes {
 
     /// Outcomes and pending requests that are remembered.
     pub(crate) fn len(&self) -> (usize, usize) {
-        self.shards.iter().fold((0, 0), |(finished, pending), shard| {
-            let shard = lock(shard);
-            (finished + shard.finished.len(), pending + shard.pending.len())
-        })
-    }
-
-    fn shard(&self, request: RequestId) -> MutexGuard<'_, Shard> {
-        let index = usize::try_from(self.hasher.hash_one(request) % SHARDS as u64).unwrap_or_default();
-        lock(&self.shards[index])
+        self.shards
+            .all()
+            .fold((0, 0), |(finished, pending), shard| (finished + shard.finished.len(), pending + shard.pending.len()))
     }
 
     fn forget(&self, request: RequestId, number: u64) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let mut shard = self.shard(request);
+        let mut shard = self.shards.of(&request);
         if let Some(waiters) = shard.waiters.get_mut(&request) {
             waiters.retain(|(other, _)| *other != number);
             if waiters.is_empty() {
@@ -182,10 +167,6 @@ impl Outcomes {
             }
         }
     }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn weight(result: &RequestResult) -> usize {
@@ -270,7 +251,7 @@ mod tests {
         assert_eq!(outcomes.waiting(), 1);
         drop(watch);
         assert_eq!(outcomes.waiting(), 0);
-        assert!(outcomes.shards.iter().all(|shard| lock(shard).waiters.is_empty()));
+        assert!(outcomes.shards.all().all(|shard| shard.waiters.is_empty()));
     }
 
     #[test]
@@ -296,9 +277,6 @@ mod tests {
         let (finished, pending) = outcomes.len();
         assert!(finished <= SHARDS && pending == 0);
         assert!(matches!(outcomes.known(id(9_999)), Some(Known::Finished(_))));
-        assert!(outcomes.shards.iter().all(|shard| {
-            let shard = lock(shard);
-            shard.pending.traces() <= 70 && shard.finished.traces() <= 70
-        }));
+        assert!(outcomes.shards.all().all(|shard| { shard.pending.traces() <= 70 && shard.finished.traces() <= 70 }));
     }
 }
