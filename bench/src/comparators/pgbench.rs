@@ -220,79 +220,63 @@ fn batch_script() -> String {
     let (now, places) = (array("now()"), array("(i + 1)::integer"));
     let bodies = array(&body_of(&format!("({seat})"), &id_of(seat)));
     let text = |text: &str| array(&format!("'{text}'::text"));
-    let known = fill(KNOWN, &[&ids]);
+    let look = fill(LOCK_AND_LOOK, &["ARRAY[:seat::bigint >> 18]", &ids]);
     let users = fill(USERS, &[&ids]);
-    let lock_schedules = fill(LOCK_SCHEDULES, &["ARRAY[:seat::bigint >> 18]"]);
-    let lock_seats = fill(LOCK_SEATS, &[&seats]);
-    let live = fill(LIVE_SEATS, &[&schedules, &ids]);
+    let lock = fill(LOCK_SEATS, &[&seats, &schedules, &ids]);
     let ends = array("now() + interval '5 minutes'");
-    let insert = fill(
+    let hold = fill(
         INSERT_HOLDS,
-        &[&ids, &ids, &one, &schedules, &array("150000::bigint"), &now, &ends, &places, &places, &seats],
+        &[&ids, &ids, &one, &schedules, &array("150000::bigint"), &now, &ends, &places, &places, &seats, &ids],
     );
-    let update = fill(UPDATE_SEATS, &[&seats, &ids]);
-    let hash = array("NULL::text");
-    let outcomes = fill(
-        INSERT_OUTCOMES,
-        &[
-            &ids,
-            &ids,
-            &text("reservation.hold"),
-            &array("'SUCCEEDED'::request_status"),
-            &array("201::smallint"),
-            &bodies,
-            &hash,
-            &now,
-            &now,
-            &text("bench.pgbench"),
-            &array("0"),
-            &seats,
-        ],
-    );
-    let advance = fill(ADVANCE, &["'bench.pgbench'", "ARRAY[0]", "ARRAY[:seat::bigint]", "now()"]);
-    let statements = [known, users, lock_schedules, lock_seats, live, insert, update, outcomes, advance].join(";\n");
+    let (status, http, hash) = (array("'SUCCEEDED'::request_status"), array("201::smallint"), array("NULL::text"));
+    let (kind, topic) = (text("reservation.hold"), text("bench.pgbench"));
+    let from = [ids.as_str(), &ids, &kind, &status, &http, &bodies, &hash, &now, &now, &topic, &array("0"), &seats];
+    let next = ["'bench.pgbench'", "ARRAY[0]", "ARRAY[:seat::bigint]", "ARRAY[0]", "now()"];
+    let conclude = fill(CONCLUDE, &[&from[..], &next[..]].concat());
+    let statements = [look, users, lock, hold, conclude].join(";\n");
     format!("\\set round :round + 1\n\\set seat :first + :round * {BATCH_HOLDS}\nBEGIN;\n{statements};\nCOMMIT;\n")
 }
 
-const KNOWN: &str = r#"SELECT now(), r.request_id, r.user_id, r.kind, r.status, r.http_status, r.body, r.request_hash, r.submitted_at,
+const LOCK_AND_LOOK: &str = r#"SELECT now(), r.request_id, r.user_id, r.kind, r.status, r.http_status, r.body, r.request_hash, r.submitted_at,
        r.finished_at, r.topic, r.partition, r."offset"
-FROM (SELECT 1) AS one LEFT JOIN requests r ON r.request_id = ANY($1)"#;
+FROM (SELECT count(pg_advisory_xact_lock(id)) FROM UNNEST($1::bigint[]) AS t (id)) AS locked
+LEFT JOIN requests r ON r.request_id = ANY($2)"#;
 
 const USERS: &str = "SELECT user_id FROM users WHERE user_id = ANY($1)";
 
-const LOCK_SCHEDULES: &str =
-    "SELECT pg_advisory_xact_lock(id) FROM (SELECT id FROM UNNEST($1::bigint[]) AS t (id) ORDER BY id) AS sorted";
-
-const LOCK_SEATS: &str =
-    "SELECT seat_id, status = 'AVAILABLE' FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE";
-
-const LIVE_SEATS: &str = "SELECT p.schedule_id, p.user_id, SUM(cardinality(r.seat_ids))::bigint
-FROM UNNEST($1::bigint[], $2::uuid[]) AS p (schedule_id, user_id)
-JOIN reservations r ON r.user_id = p.user_id AND r.schedule_id = p.schedule_id
+const LOCK_SEATS: &str = "WITH locked AS MATERIALIZED (
+    SELECT seat_id, status = 'AVAILABLE' AS free FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE)
+SELECT seat_id, free, NULL::bigint, NULL::uuid, NULL::bigint FROM locked
+UNION ALL
+SELECT NULL, NULL, b.schedule_id, b.user_id, SUM(cardinality(r.seat_ids))::bigint
+FROM UNNEST($2::bigint[], $3::uuid[]) AS b (schedule_id, user_id)
+JOIN reservations r ON r.user_id = b.user_id AND r.schedule_id = b.schedule_id
 WHERE r.status IN ('HELD', 'PAID')
-GROUP BY p.schedule_id, p.user_id";
+GROUP BY b.schedule_id, b.user_id";
 
-const INSERT_HOLDS: &str =
-    "INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
-SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first : last]
-FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::timestamptz[],
-            $8::integer[], $9::integer[]) AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)";
+const INSERT_HOLDS: &str = "WITH made AS (
+    INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
+    SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first : last]
+    FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::timestamptz[],
+                $8::integer[], $9::integer[]) AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last))
+UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
+FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id) WHERE s.seat_id = t.seat_id";
 
-const UPDATE_SEATS: &str = "UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
-FROM UNNEST($1::bigint[], $2::uuid[]) AS t (seat_id, reservation_id) WHERE s.seat_id = t.seat_id";
-
-const INSERT_OUTCOMES: &str = r#"INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at,
-                      finished_at, topic, partition, "offset")
-SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
-FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
-            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
-     AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)"#;
-
-const ADVANCE: &str = "INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
-SELECT $1, partition, next_offset, $4 FROM UNNEST($2::integer[], $3::bigint[]) AS t (partition, next_offset)
-ORDER BY partition
-ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, log_time = excluded.log_time
-WHERE excluded.next_offset > a.next_offset";
+const CONCLUDE: &str = r#"WITH told AS (
+    INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at, finished_at, topic,
+                          partition, "offset")
+    SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
+    FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
+         AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)),
+t AS (SELECT * FROM UNNEST($14::integer[], $15::bigint[], $16::bigint[]) AS t (partition, next_offset, first))
+INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
+SELECT $13, partition, next_offset, $17 FROM t ORDER BY partition
+ON CONFLICT (topic, partition) DO UPDATE
+SET next_offset = greatest(a.next_offset, excluded.next_offset),
+    log_time = CASE WHEN excluded.next_offset > a.next_offset THEN excluded.log_time ELSE a.log_time END
+WHERE a.next_offset >= (SELECT t.first FROM t WHERE t.partition = a.partition)
+RETURNING a.partition"#;
 
 #[cfg(test)]
 mod tests {

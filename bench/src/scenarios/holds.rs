@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 
-use super::{Bench, Peer, ROUNDS, Size, Turn, progress};
+use super::{Bench, CALLERS, Peer, ROUNDS, Size, Turn, progress};
 use crate::http::{Connection, Request};
 use crate::load::{Measured, Pace, at_once, open_loop};
 use crate::report::Row;
 use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
-const CALLERS: usize = 512;
 /// So many until a fresh broker's cost of a hold stays the same.
 const WARM_UP_HOLDS: usize = 64_000;
 /// Holds of one buyer in one schedule; the concert allows 20.
@@ -24,8 +23,8 @@ const SYNC_PART: usize = 5;
 const CONTENDED_SEATS: i64 = 20;
 const SPREAD_SCHEDULES: usize = 48;
 /// A caller who polls has so many requests under way, and asks for each again after this time.
-const POLLED_EACH: usize = 8;
-const POLL_EVERY: Duration = Duration::from_millis(50);
+const POLLED_EACH: usize = 4;
+const POLL_EVERY: Duration = Duration::from_millis(250);
 
 /// Holds to be made: the `i`-th one's buyer and body.
 pub(super) struct Holds<B> {

@@ -1,6 +1,7 @@
 //! What is measured. Each scenario prepares its own world, so that any one can run alone.
 
 mod apply;
+mod broker;
 mod holds;
 mod payments;
 mod purchases;
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use common::config::Secret;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -24,6 +25,10 @@ use crate::world::World;
 
 /// Ours and the comparator take turns so often: the machine's mood hits both.
 const ROUNDS: usize = 2;
+
+/// So many connections ask at once, each again as soon as it is answered. At a fixed rate so many requests can be under way: at the rates
+/// that are reached it is not they that are waited for.
+const CALLERS: usize = 1_024;
 
 /// The search for the highest rate that is sustained.
 pub(crate) const SUSTAINED: &str = sustained::NAME;
@@ -103,6 +108,10 @@ pub(crate) struct Turn {
 impl Bench {
     /// Lets the broker compile what it runs, and all parts open what they need, before anything is measured.
     pub(crate) async fn warm_up(&self) -> Result<()> {
+        let requests = if self.size == Size::Smoke { 500 } else { 40_000 };
+        let shown = progress("warming the broker up", Peer::Ours);
+        broker::warm_up(requests, &shown).await.context("warming the broker up")?;
+        shown.finish_and_clear();
         holds::warm_up(self).await
     }
 

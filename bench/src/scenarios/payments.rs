@@ -6,13 +6,12 @@ use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use super::{Bench, Peer, ROUNDS, Turn};
+use super::{Bench, CALLERS, Peer, ROUNDS, Turn};
 use crate::http::Request;
 use crate::load::{Measured, at_once};
 use crate::report::Row;
 use crate::world::{Buyer, House, open_queue};
 
-const CALLERS: usize = 512;
 const SYNC_PART: usize = 5;
 const CHARGES_EACH: usize = 16;
 /// More than all holds of a buyer cost.

@@ -3,13 +3,12 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{Bench, Peer, ROUNDS};
+use super::{Bench, CALLERS, Peer, ROUNDS};
 use crate::http::{Connection, Request};
 use crate::load::at_once;
 use crate::report::Row;
 use crate::world::{Buyer, House, open_queue};
 
-const CALLERS: usize = 512;
 const MONEY: i64 = 1_000;
 /// Seats of a section: what a buyer looks at before choosing.
 const SECTION_SEATS: usize = 1_000;

@@ -7,13 +7,12 @@ use common::keys::QueueClaims;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Bench, Peer, ROUNDS};
+use super::{Bench, CALLERS, Peer, ROUNDS};
 use crate::http::Request;
 use crate::load::at_once;
 use crate::report::Row;
 use crate::world::Buyer;
 
-const JOINING: usize = 512;
 const POLLING: usize = 128;
 const SYNC_PART: usize = 5;
 /// Tokens that are polled, of all that wait.
@@ -32,7 +31,7 @@ pub(super) async fn joins(bench: &Bench) -> Result<Row> {
         .in_turn("joins", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             let path = format!("/v1/concerts/{}/queue-tokens", houses[turn.number].concert_id);
             let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
-            let measured = at_once(turn.address, JOINING, count, progress, async |connection, i| {
+            let measured = at_once(turn.address, CALLERS, count, progress, async |connection, i| {
                 let headers = [("authorization", buyers[i].authorization.as_str()), ("prefer", "wait=30")];
                 let request = Request { method: "POST", path: &path, headers: &headers, body: "" };
                 Ok(connection.call(&request).await?.status)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::holds::{HOLDS_EACH, Holds, index, rows_of_seats, seat_body, waiting};
-use super::{Bench, Peer, Size, Turn, progress};
+use super::{Bench, CALLERS, Peer, Size, Turn, progress};
 use crate::http::Connection;
 use crate::load::{Measured, Pace, open_loop};
 use crate::processes::{Cpu, us_each};
@@ -15,9 +15,6 @@ use crate::report::{Figures, Row, Step};
 use crate::world::{Buyer, House, open_queue};
 
 pub(super) const NAME: &str = "sustained";
-/// Connections of the load generator: so many requests can be under way. At the rates that are reached it is not they that are waited
-/// for, unless a backlog has grown that the step fails for.
-const CALLERS: usize = 1_024;
 const FIRST_RATE: f64 = 500.0;
 const FACTOR: f64 = 1.5;
 /// Rates are whole multiples of this.

@@ -115,12 +115,12 @@ pub enum Patience {
 }
 
 impl Producer {
-    /// A producer that gathers records for `linger` before it sends them, and keeps their order.
+    /// A producer that sends records at once, and keeps their order: what is handed over together goes out together.
     ///
     /// # Errors
     /// The configuration is refused by librdkafka.
-    pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> anyhow::Result<Self> {
-        Ok(Self { quick: Self::single(config, client_id, patience, linger)?, gathering: None })
+    pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience) -> anyhow::Result<Self> {
+        Ok(Self { quick: Self::single(config, client_id, patience, Duration::ZERO)?, gathering: None })
     }
 
     /// A producer for requests of many callers: it gathers only the records of a crowd; with a `linger` of zero none.

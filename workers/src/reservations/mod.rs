@@ -66,6 +66,12 @@ impl Word for Reservations {
         if told.is_some() { Cause::Any } else { Cause::None }
     }
 
+    /// A schedule: the limit of live seats is read and written under its lock.
+    fn one_writer_of(command: &ReservationCommand) -> Option<i64> {
+        let ReservationCommand::Hold(hold) = command;
+        Some(hold.schedule_id.0)
+    }
+
     fn may_go_on(command: &ReservationCommand) -> bool {
         let ReservationCommand::Hold(hold) = command;
         hold.pay
@@ -80,8 +86,6 @@ impl Word for Reservations {
         let holds: Vec<&Hold> = batch.iter().map(|logged| hold(logged)).collect();
         self.schedules.load(transaction, &sorted(holds.iter().map(|hold| hold.schedule_id))).await?;
         self.users.load(transaction, holds.iter().map(|hold| hold.user_id)).await?;
-        let schedules: Vec<i64> = sorted(holds.iter().map(|hold| hold.schedule_id.0));
-        store::lock_schedules(transaction, &schedules).await?;
         let repeated = repeated(transaction, &holds).await?;
         for _ in 0..CHOICES_MAX {
             let mut state = self.state(transaction, batch).await?;
@@ -124,9 +128,8 @@ impl Reservations {
         let told = batch.iter().filter_map(|logged| again::told(logged.told.as_deref()?));
         let told = told.flat_map(|told| told.seats).map(|seat| seat.seat_id.0);
         let seats = sorted(holds.iter().flat_map(|hold| self.named_seats(hold)).map(|seat| seat.0).chain(told));
-        let free: HashMap<SeatId, bool> = store::lock_seats(transaction, &seats).await?.into_iter().collect();
-        let pairs = sorted(holds.iter().map(|hold| (hold.schedule_id, hold.user_id)));
-        let live = store::live_seats(transaction, &pairs).await?.into_iter().collect();
+        let buyers = sorted(holds.iter().map(|hold| (hold.schedule_id, hold.user_id)));
+        let store::Touched { free, live } = store::lock_seats(transaction, &seats, &buyers).await?;
         let maps = self.maps(transaction, &holds, &free).await?;
         let schedules = holds.iter().filter_map(|hold| self.schedules.get(hold.schedule_id));
         Ok(State {
@@ -222,8 +225,8 @@ impl Reservations {
         if chosen.is_empty() {
             return Ok(true);
         }
-        let confirmed = store::lock_seats(transaction, &chosen).await?;
-        let all_free = confirmed.len() == chosen.len() && confirmed.iter().all(|(_, free)| *free);
+        let confirmed = store::lock_seats(transaction, &chosen, &[]).await?.free;
+        let all_free = confirmed.len() == chosen.len() && confirmed.values().all(|free| *free);
         if !all_free {
             self.maps.clear();
         }

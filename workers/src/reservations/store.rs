@@ -1,58 +1,54 @@
 //! The SQL of holding seats: set-based, keys sorted. The number of statements does not depend on the batch's size.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use common::bodies::Reservation;
 use common::ids::{ReservationId, ScheduleId, SeatId, UserId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// One writer a schedule, even while two workers believe that they own its partition: the limit of live seats is read and
-/// written under this lock. Taken before all row locks, by reservation workers only.
-pub(crate) async fn lock_schedules(transaction: &mut PgConnection, schedules: &[i64]) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        r#"SELECT pg_advisory_xact_lock(id) AS "lock!: ()" FROM (SELECT id FROM UNNEST($1::bigint[]) AS t (id) ORDER BY id) AS sorted"#,
-        schedules
-    )
-    .execute(transaction)
-    .await?;
-    Ok(())
+/// What a batch touches.
+#[derive(Default)]
+pub(crate) struct Touched {
+    /// Whether a seat is free; ids that do not exist are missing.
+    pub(crate) free: HashMap<SeatId, bool>,
+    /// Live seats (HELD or PAID) of each buyer in each schedule; pairs without any are missing.
+    pub(crate) live: HashMap<(ScheduleId, UserId), i64>,
 }
 
-/// Locks seats, in the order of their ids, and tells which are free. Ids that do not exist are missing.
+/// Locks seats, in the order of their ids, and looks how many seats buyers have. One statement: a lone request waits for each.
 pub(crate) async fn lock_seats(
     transaction: &mut PgConnection,
     seats: &[i64],
-) -> Result<Vec<(SeatId, bool)>, sqlx::Error> {
+    buyers: &[(ScheduleId, UserId)],
+) -> Result<Touched, sqlx::Error> {
+    let schedules: Vec<i64> = buyers.iter().map(|(schedule, _)| schedule.0).collect();
+    let users: Vec<Uuid> = buyers.iter().map(|(_, user)| user.0).collect();
     let rows = sqlx::query!(
-        r#"SELECT seat_id AS "seat_id: SeatId", status = 'AVAILABLE' AS "free!"
-           FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE"#,
-        seats
-    )
-    .fetch_all(transaction)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.seat_id, row.free)).collect())
-}
-
-/// Live seats (HELD or PAID) of each buyer in each schedule; pairs without any are missing.
-pub(crate) async fn live_seats(
-    transaction: &mut PgConnection,
-    pairs: &[(ScheduleId, UserId)],
-) -> Result<Vec<((ScheduleId, UserId), i64)>, sqlx::Error> {
-    let schedules: Vec<i64> = pairs.iter().map(|(schedule, _)| schedule.0).collect();
-    let users: Vec<Uuid> = pairs.iter().map(|(_, user)| user.0).collect();
-    let rows = sqlx::query!(
-        r#"SELECT p.schedule_id AS "schedule_id!: ScheduleId", p.user_id AS "user_id!: UserId",
-                  SUM(cardinality(r.seat_ids))::bigint AS "live!"
-           FROM UNNEST($1::bigint[], $2::uuid[]) AS p (schedule_id, user_id)
-           JOIN reservations r ON r.user_id = p.user_id AND r.schedule_id = p.schedule_id
+        r#"WITH locked AS MATERIALIZED (
+               SELECT seat_id, status = 'AVAILABLE' AS free FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE)
+           SELECT seat_id AS "seat_id: SeatId", free, NULL::bigint AS "schedule_id: ScheduleId",
+                  NULL::uuid AS "user_id: UserId", NULL::bigint AS live
+           FROM locked
+           UNION ALL
+           SELECT NULL, NULL, b.schedule_id, b.user_id, SUM(cardinality(r.seat_ids))::bigint
+           FROM UNNEST($2::bigint[], $3::uuid[]) AS b (schedule_id, user_id)
+           JOIN reservations r ON r.user_id = b.user_id AND r.schedule_id = b.schedule_id
            WHERE r.status IN ('HELD', 'PAID')
-           GROUP BY p.schedule_id, p.user_id"#,
+           GROUP BY b.schedule_id, b.user_id"#,
+        seats,
         &schedules,
         &users
     )
     .fetch_all(transaction)
     .await?;
-    Ok(rows.into_iter().map(|row| ((row.schedule_id, row.user_id), row.live)).collect())
+    let mut touched = Touched::default();
+    for row in rows {
+        touched.free.extend(row.seat_id.zip(row.free));
+        touched.live.extend(row.schedule_id.zip(row.user_id).zip(row.live));
+    }
+    Ok(touched)
 }
 
 /// Which of these reservations exist.

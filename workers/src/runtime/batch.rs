@@ -208,8 +208,11 @@ impl<W: Word> Applier<W> {
 
     async fn transact(&mut self, part: &[Read<W::Command>], advance: Option<&Span>) -> Result<Part, sqlx::Error> {
         let ids: Vec<Uuid> = part.iter().map(|read| read.logged.command.request_id().0).collect();
+        let mut locks: Vec<i64> = part.iter().filter_map(|read| W::one_writer_of(&read.logged.command)).collect();
+        locks.sort_unstable();
+        locks.dedup();
         let mut transaction = self.pool.begin().await?;
-        let (now, known) = store::known_outcomes(&mut transaction, &ids).await?;
+        let (now, known) = store::lock_and_look(&mut transaction, &locks, &ids).await?;
         if let Some(last) = part.last() {
             // The time on the way, plus what the database's clock is ahead of the broker's: below zero, it is behind.
             let ahead_ms = (now - last.record.appended_at).num_milliseconds();

@@ -29,9 +29,6 @@ pub struct WorkerSettings {
     /// How long outcomes are kept, in hours: a day longer than the topics keep records, so that no record outlives its outcome.
     #[arg(long, env = "REQUESTS_KEPT_HOURS", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_kept_hours: u32,
-    /// How long results are gathered before they are sent, in milliseconds: a batch's go out together.
-    #[arg(long = "results-linger-ms", env = "RESULTS_LINGER_MS", default_value = "0.5", value_parser = common::config::linger)]
-    pub results_linger: Duration,
     /// How long records are gathered after a batch of many, in milliseconds. After a small one the next is taken at once.
     #[arg(long, env = "BATCH_DWELL_MS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(..=1_000))]
     pub batch_dwell_ms: u64,

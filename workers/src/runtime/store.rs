@@ -10,9 +10,11 @@ use uuid::Uuid;
 
 use super::offsets::Positions;
 
-/// The transaction's time, and the outcomes of those of `ids` that have one.
-pub(crate) async fn known_outcomes(
+/// Takes the advisory `locks`, which are sorted, until the transaction's end; then the transaction's time, and the outcomes of those of
+/// `ids` that have one. One statement: a lone request waits for each.
+pub(crate) async fn lock_and_look(
     transaction: &mut PgConnection,
+    locks: &[i64],
     ids: &[Uuid],
 ) -> Result<(DateTime<Utc>, Vec<RequestResult>), sqlx::Error> {
     let rows = sqlx::query!(
@@ -20,7 +22,9 @@ pub(crate) async fn known_outcomes(
                   r.kind AS "kind?", r.status AS "status?: RequestStatus", r.http_status AS "http_status?",
                   r.body AS "body?: Json<Box<RawValue>>", r.request_hash, r.submitted_at AS "submitted_at?",
                   r.finished_at AS "finished_at?", r.topic AS "topic?", r.partition AS "partition?", r."offset" AS "offset?"
-           FROM (SELECT 1) AS one LEFT JOIN requests r ON r.request_id = ANY($1)"#,
+           FROM (SELECT count(pg_advisory_xact_lock(id)) FROM UNNEST($1::bigint[]) AS t (id)) AS locked
+           LEFT JOIN requests r ON r.request_id = ANY($2)"#,
+        locks,
         ids
     )
     .fetch_all(transaction)

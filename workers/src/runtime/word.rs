@@ -228,6 +228,13 @@ pub trait Word: Send + 'static {
         Cause::None
     }
 
+    /// What has one writer at a time, even while two workers believe that they own its partition: its lock is held, in the order of
+    /// these numbers and before all row locks, when [`Word::apply`] begins. Numbers of one word only.
+    fn one_writer_of(command: &Self::Command) -> Option<i64> {
+        let _ = command;
+        None
+    }
+
     /// Whether this command may have gone on in another topic: applied, and without an outcome until that one is decided.
     fn may_go_on(command: &Self::Command) -> bool {
         let _ = command;

@@ -54,7 +54,7 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
     let assigned = Arc::new(AtomicBool::new(false));
     let health = readiness(pool.clone(), assigned.clone());
     lifecycle::serve_health(settings.worker_listen, health, metrics, stop.clone()).await?;
-    let producer = Producer::new(&settings.kafka, W::WORKER, Patience::Endless, settings.results_linger)?;
+    let producer = Producer::new(&settings.kafka, W::WORKER, Patience::Endless)?;
     let feed = Feed::start(&settings.kafka, W::TOPIC, W::GROUP, W::WORKER)?;
     let sender = Sender::new(producer, W::WORKER);
     let (publisher, publishing) =
