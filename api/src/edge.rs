@@ -1,7 +1,6 @@
 //! What happens around every call: load is shed, time is limited, a panic is caught, problems get their document, and all is counted.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use common::problems::{Problem, Slug};
+use foldhash::HashMap;
 use futures::FutureExt;
 use metrics::Histogram;
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use common::ids::{TokenId, UserId};
 use common::problems::Slug;
+use foldhash::fast::RandomState;
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Rates;
@@ -67,14 +69,14 @@ impl Limits {
 /// One limit.
 pub(crate) struct Limit<K: Hash + Eq + Clone> {
     name: &'static str,
-    limiter: Option<DefaultKeyedRateLimiter<K>>,
+    limiter: Option<RateLimiter<K, DashMapStateStore<K, RandomState>, DefaultClock>>,
 }
 
 impl<K: Hash + Eq + Clone> Limit<K> {
     fn new(name: &'static str, per_second: u32, burst: u32) -> Self {
         let limiter = NonZeroU32::new(per_second).map(|rate| {
             let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-            RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst))
+            RateLimiter::dashmap_with_hasher(Quota::per_second(rate).allow_burst(burst), RandomState::default())
         });
         Self { name, limiter }
     }

@@ -1,8 +1,7 @@
 //! Queue tokens: joining a queue, asking for one's place, leaving.
 
-use axum::Json;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use common::bodies::{LeftBody, TokenBody};
 use common::keys::QueueClaims;
 use common::messages::tokens::{Issue, Leave};
@@ -15,6 +14,9 @@ use crate::error::{ApiError, both};
 use crate::publish;
 use crate::routes::{Accepted, LogHeaders};
 use crate::store;
+
+/// A token's body with its string, roughly, so that it is written without growing.
+const BODY_BYTES: usize = 512;
 
 /// Joins the queue of a concert, or asks again: the live token that the buyer has, or a new one.
 #[utoipa::path(
@@ -81,7 +83,10 @@ pub(crate) async fn poll(call: Call) -> Result<Response, ApiError> {
 }
 
 fn answer(body: &TokenBody) -> Response {
-    let mut response = Json(body).into_response();
+    let mut text = Vec::with_capacity(BODY_BYTES);
+    serde_json::to_writer(&mut text, body).expect("a token's body is plain JSON");
+    let mut response = Response::new(text.into());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(seconds) = body.poll_after_seconds {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
