@@ -176,8 +176,11 @@ fn same_request(known_hash: Option<&str>, ticket: &Ticket) -> Result<(), ApiErro
 /// # Errors
 /// 503 `overloaded`, `unavailable`: nothing was published. 504 `delivery-unknown`. 422 `idempotency-key-reused`, when the
 /// outcome is another request's.
-pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M) -> Result<Response, ApiError> {
-    let app = &call.app;
+pub(crate) async fn submit<M: Message>(call: Call, ticket: Ticket, message: &M) -> Result<Response, ApiError> {
+    let trace = traceparent(call.headers(), ticket.request_id);
+    let app = &*call.app.clone();
+    // Thousands wait at once: none keeps its headers, and with them the buffer that they were read into.
+    drop(call);
     if !app.kafka.is_up() {
         return Err(ApiError::unavailable(
             "The message broker does not answer; nothing was accepted. Try again in a moment.",
@@ -185,7 +188,7 @@ pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M)
     }
     // Before the record is out, so that the outcome cannot come before the waiter.
     let watch = ticket.wait.map(|wait| (wait, app.outcomes.watch(ticket.request_id)));
-    let delivery = append(app, message, ticket.request_id, &traceparent(call.headers(), ticket.request_id))?;
+    let delivery = append(app, message, ticket.request_id, &trace)?;
     let failed = |error| delivery_failed::<M>(app, error, ticket.request_id);
     let accepted = async || {
         delivery.acknowledged().await.map_err(failed)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::lifecycle::{self, Missing, Readiness};
-use common::telemetry;
+use common::{memory, telemetry};
 use tokio::net::TcpListener;
 
 use crate::auth::access::Identity;
@@ -27,6 +27,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// A setting makes no sense, a key is missing, or the address is taken.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = telemetry::start(&settings.telemetry)?;
+    memory::use_small_pages();
     tell_panics();
     let stop = lifecycle::shutdown_signal()?;
     let cors = router::cors(&settings.cors_origins)?;

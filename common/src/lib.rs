@@ -1,5 +1,5 @@
 //! What both sides of a topic agree on: ids, messages, topics, configuration, the Kafka clients, the database pool and its
-//! error classes, telemetry and lifecycle. It knows neither the api nor the workers.
+//! error classes, telemetry, memory and lifecycle. It knows neither the api nor the workers.
 
 pub mod bodies;
 pub mod catalogue;
@@ -10,13 +10,10 @@ pub mod ids;
 pub mod kafka;
 pub mod keys;
 pub mod lifecycle;
+pub mod memory;
 pub mod messages;
 pub mod problems;
 pub mod request_id;
 pub mod seating;
 pub mod telemetry;
 pub mod topics;
-
-/// Records and answers are made on one thread and dropped on another, which the system's allocator is slow at.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use common::config::KafkaConfig;
 use common::kafka::producer::{Patience, Producer};
-use common::{database, lifecycle, telemetry, topics};
+use common::{database, lifecycle, memory, telemetry, topics};
 use rdkafka::consumer::BaseConsumer;
 use sqlx::PgPool;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -49,6 +49,7 @@ const LOOK_BACK_EVERY: Duration = Duration::from_secs(5);
 /// What it cannot go on from; its offsets are then uncommitted, so nothing is lost.
 pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<()> {
     let metrics = telemetry::start(&settings.telemetry)?;
+    memory::use_small_pages();
     let stop = lifecycle::shutdown_signal()?;
     let pool = database::worker_pool(&settings.database, W::WORKER, CONNECTIONS)?;
     let assigned = Arc::new(AtomicBool::new(false));
