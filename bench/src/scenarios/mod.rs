@@ -1,8 +1,8 @@
 //! What is measured. Each scenario prepares its own world, so that any one can run alone.
 
 mod apply;
-mod broker;
 mod holds;
+mod log;
 mod payments;
 mod purchases;
 mod queues;
@@ -34,7 +34,7 @@ const CALLERS: usize = 1_024;
 pub(crate) const SUSTAINED: &str = sustained::NAME;
 
 /// All scenarios, in the order in which they run: where latency counts, the broker has been running for a while.
-pub(crate) const NAMES: [&str; 16] = [
+pub(crate) const NAMES: [&str; 17] = [
     "holds-hot",
     "holds-polled",
     "holds-spread",
@@ -51,6 +51,7 @@ pub(crate) const NAMES: [&str; 16] = [
     "purchases",
     "seatmap",
     "apply",
+    "log",
 ];
 
 /// What the scenarios share.
@@ -108,10 +109,7 @@ pub(crate) struct Turn {
 impl Bench {
     /// Lets the broker compile what it runs, and all parts open what they need, before anything is measured.
     pub(crate) async fn warm_up(&self) -> Result<()> {
-        let requests = if self.size == Size::Smoke { 500 } else { 40_000 };
-        let shown = progress("warming the broker up", Peer::Ours);
-        broker::warm_up(requests, &shown).await.context("warming the broker up")?;
-        shown.finish_and_clear();
+        log::warm_up(self).await.context("warming the broker up")?;
         holds::warm_up(self).await
     }
 
@@ -136,6 +134,7 @@ impl Bench {
             "purchases" => purchases::purchases(self).await,
             "seatmap" => seat_map::seat_map(self).await,
             "apply" => apply::apply(self).await,
+            "log" => log::log(self).await,
             other => bail!("there is no scenario {other}; there are {}", NAMES.join(", ")),
         }
     }
