@@ -279,6 +279,16 @@ mod tests {
         let good = tokens.sign(&access());
         assert_eq!(tokens.verify(&good[..good.len() - 1]), Err(TokenError::Invalid));
         assert_eq!(tokens.verify("nonsense"), Err(TokenError::Invalid));
+        let (message, signature) = good.rsplit_once('.').unwrap();
+        // The last character has two bits that say nothing: only one way to write them counts.
+        let last = signature.bytes().last().unwrap();
+        let unused_bits = format!("{}{}", &signature[..signature.len() - 1], char::from(last + 1));
+        for other in
+            ["=", "A", "AA", &"A".repeat(100)].map(|more| format!("{signature}{more}")).into_iter().chain([unused_bits])
+        {
+            assert_eq!(tokens.verify(&format!("{message}.{other}")), Err(TokenError::Invalid), "{other}");
+        }
+        assert_eq!(tokens.verify(&format!("{message}.")), Err(TokenError::Invalid));
         assert_eq!(AccessTokens::new(ring(NEW)).verify(&good), Err(TokenError::Invalid));
         let over = AccessClaims::new(access().sub, Utc::now() - chrono::TimeDelta::seconds(61), 60);
         assert_eq!(tokens.verify(&tokens.sign(&over)), Err(TokenError::Expired));

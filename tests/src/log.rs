@@ -75,9 +75,20 @@ impl Writer {
     ) -> Place {
         let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic).headers(headers);
         (record.key, record.payload) = (key, value);
+        self.send(record).await
+    }
+
+    async fn send(&self, record: FutureRecord<'_, [u8], [u8]>) -> Place {
+        let topic = record.topic;
         let sent = self.producer.send(record, KAFKA_ANSWERS_WITHIN).await;
         let delivery = sent.unwrap_or_else(|(error, _)| panic!("{topic} takes no record: {error}"));
         Place { partition: delivery.partition, offset: delivery.offset }
+    }
+
+    /// Appends a JSON record to a partition that its key does not choose.
+    pub async fn append_to(&self, topic: &str, partition: i32, key: &str, value: &Value) -> Place {
+        let text = value.to_string();
+        self.send(FutureRecord::to(topic).partition(partition).key(key.as_bytes()).payload(text.as_bytes())).await
     }
 
     /// Appends a JSON record in a transaction of its own, which ends with a mark at the next offset.

@@ -58,7 +58,7 @@ pub fn batch(ground: &Ground<'_>, transactions: i64) -> anyhow::Result<f64> {
 /// As the synchronous service's connections.
 const ROW_SETTINGS: &str = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan";
 /// As a worker's.
-const BATCH_SETTINGS: &str = "-c enable_seqscan=off";
+const BATCH_SETTINGS: &str = "-c enable_seqscan=off -c jit=off";
 
 struct Run {
     name: &'static str,

@@ -141,8 +141,9 @@ pub(super) async fn contended(bench: &Bench) -> Result<Row> {
 
 /// Four together, until the house is full.
 pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
-    let count = bench.scaled(12_500 * 4);
-    let seats = rows_of_seats(4 * 12 * count.div_ceil(12));
+    let count: usize = if bench.size == Size::Smoke { 125 } else { 12_500 };
+    // A row of 50 has room for twelve times four.
+    let seats = rows_of_seats(50 * count.div_ceil(12));
     let house = bench.world.house(2 * ROUNDS, seats, open_queue()).await?;
     let buyers = bench.world.insiders(&house, count.div_ceil(5)).await?;
     bench

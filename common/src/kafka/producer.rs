@@ -115,7 +115,7 @@ pub enum Patience {
 }
 
 impl Producer {
-    /// A producer that sends records at once, and keeps their order: what is handed over together goes out together.
+    /// A producer that sends records at once, and keeps their order.
     ///
     /// # Errors
     /// The configuration is refused by librdkafka.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use boxoffice_tests::log::{self, GROUPS, RESULTS, Reader};
+use boxoffice_tests::log::{self, GROUPS, RESERVATIONS, RESULTS, Reader, Writer};
 use boxoffice_tests::processes::Processes;
 use boxoffice_tests::wait::s;
 use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, audit, database, eventually, met, shapes};
@@ -175,4 +175,55 @@ async fn b_13_one_of_three_workers_killed_during_a_thousand_purchases() {
     let begun = std::time::Instant::now();
     super::the_log_moves(&api).await;
     assert!(begun.elapsed() < Duration::from_secs(8), "nobody waits for a worker that left: {:?}", begun.elapsed());
+}
+
+/// Two workers hold seats of one schedule, as for a moment after a rebalance; here because somebody wrote records to partitions that their key
+/// does not choose. Both wait for the same seats, so both would count the buyer's seats before either has made a hold.
+#[tokio::test]
+async fn two_workers_with_one_schedule_keep_the_limit_of_live_seats() {
+    const SEATS_MAX: i64 = 4;
+    let processes = Processes::begin().await;
+    let (api, pool) = (Api::new(), database::pool().await);
+    processes.up(2).await;
+    let partitions = i64::try_from(log::ends_of(RESERVATIONS).len()).unwrap();
+    let sections = json!([{"name": "A", "rows": partitions, "seats_per_row": SEATS_MAX, "price": PRICE}]);
+    let show = Show::of(&api, json!({"max_seats_per_buyer": SEATS_MAX}), json!({"sections": sections})).await;
+    let buyer = show.buyer(0).await;
+
+    let mut blocker = pool.begin().await.expect("Postgres answers");
+    let seats: Vec<i64> =
+        sqlx::query_scalar("SELECT seat_id FROM seats WHERE schedule_id = $1 ORDER BY seat_id FOR UPDATE")
+            .bind(show.schedule_id)
+            .fetch_all(&mut *blocker)
+            .await
+            .expect("Postgres answers");
+    let writer = Writer::new();
+    for (partition, seats) in (0..).zip(seats.chunks(usize::try_from(SEATS_MAX).unwrap())) {
+        let hold = json!({"type": "reservation.hold", "version": 1, "request_id": uuid::Uuid::new_v4(), "user_id": buyer.user_id,
+                          "schedule_id": show.schedule_id, "seat_ids": seats});
+        writer.append_to(RESERVATIONS, partition, &show.schedule_id.to_string(), &hold).await;
+    }
+    eventually("both workers wait", s(20), async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reservation-worker' AND wait_event_type = 'Lock' AND $1 > 0";
+        let waiting = database::number(&pool, waiting, show.schedule_id).await;
+        met(waiting == 2, waiting)
+    })
+    .await;
+    blocker.rollback().await.expect("Postgres answers");
+
+    log::caught_up(s(30)).await;
+    let told: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT coalesce(body->>'type', body->>'status'), count(*) FROM requests
+         WHERE user_id = $1 AND kind = 'reservation.hold' GROUP BY 1 ORDER BY 2",
+    )
+    .bind(buyer.user_id.parse::<uuid::Uuid>().unwrap())
+    .fetch_all(&pool)
+    .await
+    .expect("Postgres answers");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0], ("HELD".to_owned(), 1), "{told:?}");
+    assert!(told[1].0.ends_with("reservation-limit-exceeded"), "{told:?}");
+    assert_eq!(told[1].1, partitions - 1);
+    audit::audit_at_rest(&pool).await;
+    processes.up(1).await;
 }

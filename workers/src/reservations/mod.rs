@@ -276,13 +276,13 @@ fn decide_all<'a>(
     .collect()
 }
 
-/// Holds with `pay: true` that were made before, and whose payment has not been decided yet.
+/// Holds with `pay: true` that were decided before: made, and their payment is asked for again, or refused, and that is told again.
 async fn repeated(transaction: &mut PgConnection, holds: &[&Hold]) -> Result<HashSet<ReservationId>, sqlx::Error> {
     let ids: Vec<_> = holds.iter().filter(|hold| hold.pay).map(|hold| hold.request_id.0).collect();
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    Ok(store::existing(transaction, &ids).await?.into_iter().collect())
+    Ok(store::decided(transaction, &ids).await?.into_iter().collect())
 }
 
 /// The second half of a hold with `pay: true`.

@@ -17,7 +17,8 @@ pub(crate) struct Touched {
     pub(crate) live: HashMap<(ScheduleId, UserId), i64>,
 }
 
-/// Locks seats, in the order of their ids, and looks how many seats buyers have. One statement: a lone request waits for each.
+/// Locks seats, in the order of their ids, and looks how many seats buyers have, as of before it waits for a seat: one that is given back
+/// meanwhile still counts. One statement: a lone request waits for each.
 pub(crate) async fn lock_seats(
     transaction: &mut PgConnection,
     seats: &[i64],
@@ -51,10 +52,11 @@ pub(crate) async fn lock_seats(
     Ok(touched)
 }
 
-/// Which of these reservations exist.
-pub(crate) async fn existing(transaction: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<ReservationId>, sqlx::Error> {
+/// Which of these holds were made, or refused: another worker may have done so while the batch waited for the schedule's lock.
+pub(crate) async fn decided(transaction: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<ReservationId>, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"SELECT reservation_id AS "id: ReservationId" FROM reservations WHERE reservation_id = ANY($1)"#,
+        r#"SELECT reservation_id AS "id!: ReservationId" FROM reservations WHERE reservation_id = ANY($1)
+           UNION SELECT request_id FROM requests WHERE request_id = ANY($1)"#,
         ids
     )
     .fetch_all(transaction)

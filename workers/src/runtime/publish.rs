@@ -90,7 +90,7 @@ impl Sender {
         for message in &told.messages {
             deliveries.push(self.send_message(message).await?);
         }
-        // Written first, so that the producer gets them at once, as one batch.
+        // Written first, so that the producer gets them at once: what is handed over together goes out in few requests.
         let values: Vec<Vec<u8>> = told.results.iter().map(|(_, record, _)| record.write()).collect();
         for (result, value) in told.results.iter().zip(&values) {
             deliveries.push(self.send_result(result, value).await?);

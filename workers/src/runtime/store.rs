@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::offsets::Positions;
 
-/// Takes the advisory `locks`, which are sorted, until the transaction's end; then the transaction's time, and the outcomes of those of
-/// `ids` that have one. One statement: a lone request waits for each.
+/// Takes the advisory `locks`, which are sorted, until the transaction's end; with them the transaction's time, and the outcomes of those of
+/// `ids` that had one before the locks were waited for. One statement: a lone request waits for each.
 pub(crate) async fn lock_and_look(
     transaction: &mut PgConnection,
     locks: &[i64],
