@@ -220,9 +220,9 @@ fn batch_script() -> String {
     let (now, places) = (array("now()"), array("(i + 1)::integer"));
     let bodies = array(&body_of(&format!("({seat})"), &id_of(seat)));
     let text = |text: &str| array(&format!("'{text}'::text"));
-    let look = fill(LOCK_AND_LOOK, &["ARRAY[:seat::bigint >> 18]", &ids]);
+    let known = fill(LOCK_AND_LOOK, &["ARRAY[:seat::bigint >> 18]", &ids]);
     let users = fill(USERS, &[&ids]);
-    let lock = fill(LOCK_SEATS, &[&seats, &schedules, &ids]);
+    let seats_and_buyers = fill(LOCK_SEATS, &[&seats, &schedules, &ids]);
     let ends = array("now() + interval '5 minutes'");
     let hold = fill(
         INSERT_HOLDS,
@@ -233,7 +233,7 @@ fn batch_script() -> String {
     let from = [ids.as_str(), &ids, &kind, &status, &http, &bodies, &hash, &now, &now, &topic, &array("0"), &seats];
     let next = ["'bench.pgbench'", "ARRAY[0]", "ARRAY[:seat::bigint]", "ARRAY[0]", "now()"];
     let conclude = fill(CONCLUDE, &[&from[..], &next[..]].concat());
-    let statements = [look, users, lock, hold, conclude].join(";\n");
+    let statements = [known, users, seats_and_buyers, hold, conclude].join(";\n");
     format!("\\set round :round + 1\n\\set seat :first + :round * {BATCH_HOLDS}\nBEGIN;\n{statements};\nCOMMIT;\n")
 }
 
