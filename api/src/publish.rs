@@ -176,11 +176,18 @@ fn same_request(known_hash: Option<&str>, ticket: &Ticket) -> Result<(), ApiErro
 /// # Errors
 /// 503 `overloaded`, `unavailable`: nothing was published. 504 `delivery-unknown`. 422 `idempotency-key-reused`, when the
 /// outcome is another request's.
-pub(crate) async fn submit<M: Message>(call: Call, ticket: Ticket, message: &M) -> Result<Response, ApiError> {
+pub(crate) fn submit<M: Message>(
+    call: Call,
+    ticket: Ticket,
+    message: &M,
+) -> impl Future<Output = Result<Response, ApiError>> {
     let trace = traceparent(call.headers(), ticket.request_id);
-    let app = &*call.app.clone();
-    // Thousands wait at once: none keeps its headers, and with them the buffer that they were read into.
-    drop(call);
+    // The call ends here: thousands wait at once, and none keeps its headers, and with them the buffer that they were read into.
+    publish(call.app.clone(), ticket, message, trace)
+}
+
+async fn publish<M: Message>(app: Arc<App>, ticket: Ticket, message: &M, trace: String) -> Result<Response, ApiError> {
+    let app = &*app;
     if !app.kafka.is_up() {
         return Err(ApiError::unavailable(
             "The message broker does not answer; nothing was accepted. Try again in a moment.",

@@ -211,15 +211,19 @@ async fn two_workers_with_one_schedule_keep_the_limit_of_live_seats() {
     .await;
     blocker.rollback().await.expect("Postgres answers");
 
-    log::caught_up(s(30)).await;
-    let told: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT coalesce(body->>'type', body->>'status'), count(*) FROM requests
-         WHERE user_id = $1 AND kind = 'reservation.hold' GROUP BY 1 ORDER BY 2",
-    )
-    .bind(buyer.user_id.parse::<uuid::Uuid>().unwrap())
-    .fetch_all(&pool)
-    .await
-    .expect("Postgres answers");
+    let user: uuid::Uuid = buyer.user_id.parse().unwrap();
+    let told = eventually("all holds are decided", s(30), async || {
+        let told: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT coalesce(body->>'type', body->>'status'), count(*) FROM requests
+             WHERE user_id = $1 AND kind = 'reservation.hold' GROUP BY 1 ORDER BY 2",
+        )
+        .bind(user)
+        .fetch_all(&pool)
+        .await
+        .expect("Postgres answers");
+        met(told.iter().map(|(_, count)| count).sum::<i64>() == partitions, told)
+    })
+    .await;
     assert_eq!(told.len(), 2, "{told:?}");
     assert_eq!(told[0], ("HELD".to_owned(), 1), "{told:?}");
     assert!(told[1].0.ends_with("reservation-limit-exceeded"), "{told:?}");
