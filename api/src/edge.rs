@@ -22,20 +22,21 @@ use crate::state::App;
 pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    // No copy of the URI: it would keep the buffer alive that the request was read into.
-    let path = request.uri().path().to_owned();
+    let uri = request.uri().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let (request, leftover) = Leftover::watch(request);
     let response = match app.in_flight.try_acquire() {
         // Without an operators' key nothing is there, whatever the method or the body.
-        Ok(_) if app.admin_key_hash.is_none() && path.starts_with("/v1/admin/") => not_found().await.into_response(),
+        Ok(_) if app.admin_key_hash.is_none() && uri.path().starts_with("/v1/admin/") => {
+            not_found().await.into_response()
+        }
         Ok(_permit) => bounded(&app, request, next).await,
         Err(_) => shed(),
     };
     if let Some(leftover) = leftover {
         leftover.drop_rest().await;
     }
-    let mut response = finished(response, &path);
+    let mut response = finished(response, uri.path());
     if !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
@@ -43,7 +44,7 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let status = response.status();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     count(&method, route, status, elapsed);
-    tracing::debug!(%method, path, status = status.as_u16(), ?elapsed, "a request is answered");
+    tracing::debug!(%method, path = uri.path(), status = status.as_u16(), ?elapsed, "a request is answered");
     response
 }
 

@@ -176,18 +176,8 @@ fn same_request(known_hash: Option<&str>, ticket: &Ticket) -> Result<(), ApiErro
 /// # Errors
 /// 503 `overloaded`, `unavailable`: nothing was published. 504 `delivery-unknown`. 422 `idempotency-key-reused`, when the
 /// outcome is another request's.
-pub(crate) fn submit<M: Message>(
-    call: Call,
-    ticket: Ticket,
-    message: &M,
-) -> impl Future<Output = Result<Response, ApiError>> {
-    let trace = traceparent(call.headers(), ticket.request_id);
-    // The call ends here: thousands wait at once, and none keeps its headers, and with them the buffer that they were read into.
-    publish(call.app.clone(), ticket, message, trace)
-}
-
-async fn publish<M: Message>(app: Arc<App>, ticket: Ticket, message: &M, trace: String) -> Result<Response, ApiError> {
-    let app = &*app;
+pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M) -> Result<Response, ApiError> {
+    let app = &call.app;
     if !app.kafka.is_up() {
         return Err(ApiError::unavailable(
             "The message broker does not answer; nothing was accepted. Try again in a moment.",
@@ -195,7 +185,7 @@ async fn publish<M: Message>(app: Arc<App>, ticket: Ticket, message: &M, trace: 
     }
     // Before the record is out, so that the outcome cannot come before the waiter.
     let watch = ticket.wait.map(|wait| (wait, app.outcomes.watch(ticket.request_id)));
-    let delivery = append(app, message, ticket.request_id, &trace)?;
+    let delivery = append(app, message, ticket.request_id, &traceparent(call.headers(), ticket.request_id))?;
     let failed = |error| delivery_failed::<M>(app, error, ticket.request_id);
     let accepted = async || {
         delivery.acknowledged().await.map_err(failed)?;

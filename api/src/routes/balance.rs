@@ -49,5 +49,5 @@ pub(crate) async fn charge(call: Call) -> Result<Response, ApiError> {
         user_id: buyer,
         amount: request.amount,
     };
-    publish::submit(call, ticket, &message).await
+    publish::submit(&call, ticket, &message).await
 }

@@ -50,7 +50,7 @@ pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
         reservation_id: request.reservation_id,
         origin: None,
     };
-    publish::submit(call, ticket, &message).await
+    publish::submit(&call, ticket, &message).await
 }
 
 /// A reservation that is still held can be paid with any genuine queue token of its buyer and concert, whatever has become of the
@@ -104,5 +104,5 @@ pub(crate) async fn refund(call: Call) -> Result<Response, ApiError> {
         user_id: buyer,
         payment_id: PaymentId(id),
     };
-    publish::submit(call, ticket, &message).await
+    publish::submit(&call, ticket, &message).await
 }

@@ -213,7 +213,7 @@ pub(crate) async fn hold(call: Call) -> Result<Response, ApiError> {
         best_available: wish.best_available,
         pay: wish.pay,
     };
-    publish::submit(call, ticket, &message).await
+    publish::submit(&call, ticket, &message).await
 }
 
 /// Gives a hold back.
@@ -238,7 +238,7 @@ pub(crate) async fn cancel(call: Call) -> Result<Response, ApiError> {
         user_id: buyer,
         reservation_id: ReservationId(id),
     };
-    publish::submit(call, ticket, &message).await
+    publish::submit(&call, ticket, &message).await
 }
 
 #[cfg(test)]
