@@ -14,7 +14,7 @@ use crate::load::{Measured, Pace, at_once, open_loop};
 use crate::report::Row;
 use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
-/// So many until a fresh broker's cost of a hold stays the same.
+/// The broker is warm before; these open and fill what all other parts need.
 const WARM_UP_HOLDS: usize = 64_000;
 /// Holds of one buyer in one schedule; the concert allows 20.
 pub(super) const HOLDS_EACH: usize = 4;

@@ -1,4 +1,4 @@
-//! The log alone: records of a hold's size, written as the api writes them and read as a worker reads them, without anybody who works on them.
+//! The log alone: records written as the api writes them and read as a worker reads them, without anybody who works on them.
 //!
 //! The same lets a broker get warm. Its JVM compiles what it runs often, by the number of requests and not of records: some thousands of holds
 //! are a few hundred requests, and a broker that young costs three times as much for each.
@@ -18,7 +18,7 @@ use super::{Bench, CALLERS, Peer, Size, progress};
 use crate::processes::us_each;
 use crate::report::{Figures, Row};
 
-/// Of a hold's record, with its headers.
+/// Of one record.
 const RECORD_BYTES: usize = 600;
 const POLL_MAX: Duration = Duration::from_millis(1);
 const JOIN_MAX: Duration = Duration::from_secs(10);
