@@ -57,6 +57,8 @@ pub enum ProduceError {
 /// A crowd: so many records within one window make gathering cost a caller less than it saves him.
 const CROWD_RECORDS: u32 = 24;
 const CROWD_WINDOW_MS: u128 = 10;
+/// It comes in waves, as answers do: it has gone when so many windows have passed since the last full one.
+const CROWD_WINDOWS: u128 = 10;
 
 /// A producer; clones share one.
 ///
@@ -77,8 +79,8 @@ struct Pace {
 #[derive(Default)]
 struct Counts {
     window: u128,
-    now: u32,
-    before: u32,
+    records: u32,
+    crowd_until: u128,
 }
 
 impl Pace {
@@ -97,11 +99,13 @@ impl Pace {
 impl Counts {
     fn note(&mut self, window: u128) -> bool {
         if window != self.window {
-            self.before = if window == self.window + 1 { self.now } else { 0 };
-            (self.window, self.now) = (window, 0);
+            (self.window, self.records) = (window, 0);
         }
-        self.now += 1;
-        self.now.max(self.before) >= CROWD_RECORDS
+        self.records += 1;
+        if self.records >= CROWD_RECORDS {
+            self.crowd_until = window + CROWD_WINDOWS;
+        }
+        window < self.crowd_until
     }
 }
 
@@ -115,12 +119,12 @@ pub enum Patience {
 }
 
 impl Producer {
-    /// A producer that sends records at once, and keeps their order.
+    /// A producer that keeps the order of its records, and gathers them for `linger`.
     ///
     /// # Errors
     /// The configuration is refused by librdkafka.
-    pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience) -> anyhow::Result<Self> {
-        Ok(Self { quick: Self::single(config, client_id, patience, Duration::ZERO)?, gathering: None })
+    pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> anyhow::Result<Self> {
+        Ok(Self { quick: Self::single(config, client_id, patience, linger)?, gathering: None })
     }
 
     /// A producer for requests of many callers: it gathers only the records of a crowd; with a `linger` of zero none.
@@ -211,8 +215,8 @@ mod tests {
         let mut counts = Counts::default();
         assert!((1..CROWD_RECORDS).all(|_| !counts.note(7)));
         assert!(counts.note(7), "the last one makes it a crowd");
-        assert!(counts.note(8), "and it still is one when the next window begins");
-        assert!(!counts.note(9), "but not for ever");
-        assert!((0..100).all(|window| !counts.note(2 * window + 11)));
+        assert!(counts.note(6 + CROWD_WINDOWS), "and it still is one between two waves");
+        assert!(!counts.note(7 + CROWD_WINDOWS), "but not for ever");
+        assert!((0..100).all(|window| !counts.note(window + 100)));
     }
 }

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use common::config::KafkaConfig;
 use common::kafka::delivery::Delivery;
 use common::kafka::headers;
-use common::kafka::producer::{OutRecord, ProduceError, Producer};
+use common::kafka::producer::{OutRecord, Patience, ProduceError, Producer};
 use common::messages::results::ResultRecord;
 use common::topics;
 use rdkafka::consumer::BaseConsumer;
@@ -18,8 +19,12 @@ use super::consume::Reports;
 use super::offsets::{self, Positions};
 use super::word::OutMessage;
 
-/// Batches that may wait for their acknowledgements while the next ones are applied.
-const BATCHES_IN_FLIGHT_MAX: usize = 16;
+/// Batches that may wait to be told while the next ones are applied.
+const BATCHES_WAITING_MAX: usize = 16;
+/// So many records are no crowd, and none of them waits in the Kafka library for another.
+const PROMPT_RECORDS_MAX: usize = 4;
+/// How long those of a crowd are gathered: until all of a batch are handed over.
+const GATHERED_FOR: Duration = Duration::from_millis(1);
 /// How long to let a full producer queue drain before the next try.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
 
@@ -35,67 +40,75 @@ pub(crate) struct Told {
     pub(crate) positions: Positions,
 }
 
-/// Sends records for one worker.
+/// Sends records for one worker, in order: one batch after the other.
 #[derive(Clone)]
 pub(crate) struct Sender {
-    producer: Producer,
+    /// For the few records of a lone request, which go out at once.
+    prompt: Producer,
+    /// For those of a crowd. While records are under way and more wait that are due, the Kafka library asks without pause whether it may
+    /// send them; gathered, they are one request, and none waits.
+    gathering: Producer,
     source: String,
 }
 
 impl Sender {
-    pub(crate) fn new(producer: Producer, worker: &str) -> Self {
-        Self { producer, source: format!("/boxoffice/{worker}") }
+    pub(crate) fn new(kafka: &KafkaConfig, worker: &str) -> anyhow::Result<Self> {
+        let producer = |linger| Producer::new(kafka, worker, Patience::Endless, linger);
+        let (prompt, gathering) = (producer(Duration::ZERO)?, producer(GATHERED_FOR)?);
+        Ok(Self { prompt, gathering, source: format!("/boxoffice/{worker}") })
     }
 
-    /// Hands a record to the producer; waits while its queue is full.
+    /// Hands over a record that belongs to no batch.
     pub(crate) async fn send<'a>(&self, make: impl Fn() -> OutRecord<'a> + Send) -> anyhow::Result<Delivery> {
-        loop {
-            match self.producer.send(make()) {
-                Ok(delivery) => return Ok(delivery),
-                Err(ProduceError::QueueFull) => tokio::time::sleep(QUEUE_FULL_WAIT).await,
-                Err(error) => return Err(error).context("a record cannot be written to Kafka"),
-            }
-        }
+        hand_over(&self.prompt, make).await
     }
 
-    async fn send_result(
-        &self,
-        (partition, record, trace): &(i32, ResultRecord, Option<String>),
-        value: &[u8],
-    ) -> anyhow::Result<Delivery> {
-        let key = record.id().to_string();
-        self.send(|| OutRecord {
-            topic: topics::RESULTS,
-            partition: Some(*partition),
-            key: Some(key.as_bytes()),
-            value: Some(value),
-            headers: headers::cloud_event(record.kind(), record.id(), &self.source, trace.as_deref()),
-        })
-        .await
-    }
-
-    async fn send_message(&self, message: &OutMessage) -> anyhow::Result<Delivery> {
-        self.send(|| OutRecord {
-            topic: message.topic,
-            partition: None,
-            key: Some(message.key.as_bytes()),
-            value: Some(&message.value),
-            headers: message.headers.clone(),
-        })
-        .await
-    }
-
-    async fn send_all(&self, told: Told) -> anyhow::Result<(Vec<Delivery>, Positions)> {
-        let mut deliveries = told.dead_letters;
+    /// Writes what a batch leaves; returns when all of it is acknowledged.
+    async fn send_all(&self, told: &Told) -> anyhow::Result<()> {
+        let records = told.messages.len() + told.results.len();
+        let producer = if records > PROMPT_RECORDS_MAX { &self.gathering } else { &self.prompt };
+        let mut deliveries = Vec::with_capacity(records);
         for message in &told.messages {
-            deliveries.push(self.send_message(message).await?);
+            deliveries.push(hand_over(producer, || command(message)).await?);
         }
         // Written first, so that the producer gets them at once: what is handed over together goes out in few requests.
         let values: Vec<Vec<u8>> = told.results.iter().map(|(_, record, _)| record.write()).collect();
-        for (result, value) in told.results.iter().zip(&values) {
-            deliveries.push(self.send_result(result, value).await?);
+        for ((partition, record, trace), value) in told.results.iter().zip(&values) {
+            let key = record.id().to_string();
+            let make = || OutRecord {
+                topic: topics::RESULTS,
+                partition: Some(*partition),
+                key: Some(key.as_bytes()),
+                value: Some(value),
+                headers: headers::cloud_event(record.kind(), record.id(), &self.source, trace.as_deref()),
+            };
+            deliveries.push(hand_over(producer, make).await?);
         }
-        Ok((deliveries, told.positions))
+        for delivery in told.dead_letters.iter().chain(&deliveries) {
+            delivery.acknowledged().await.context("a record was not written to Kafka")?;
+        }
+        Ok(())
+    }
+}
+
+fn command(message: &OutMessage) -> OutRecord<'_> {
+    OutRecord {
+        topic: message.topic,
+        partition: None,
+        key: Some(message.key.as_bytes()),
+        value: Some(&message.value),
+        headers: message.headers.clone(),
+    }
+}
+
+/// Hands a record to a producer; waits while its queue is full.
+async fn hand_over<'a>(producer: &Producer, make: impl Fn() -> OutRecord<'a> + Send) -> anyhow::Result<Delivery> {
+    loop {
+        match producer.send(make()) {
+            Ok(delivery) => return Ok(delivery),
+            Err(ProduceError::QueueFull) => tokio::time::sleep(QUEUE_FULL_WAIT).await,
+            Err(error) => return Err(error).context("a record cannot be written to Kafka"),
+        }
     }
 }
 
@@ -120,18 +133,9 @@ impl Publisher {
         topic: &'static str,
         commit_interval: Duration,
     ) -> (Self, tokio::task::JoinHandle<anyhow::Result<()>>) {
-        let (jobs, received) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
-        let (sent, acknowledge) = mpsc::channel(BATCHES_IN_FLIGHT_MAX);
-        let committer = Committer { consumer, topic, interval: commit_interval, pending: Positions::new() };
-        let sending = tokio::spawn(send_jobs(sender, received, sent));
-        let task = tokio::spawn(async move {
-            let finished = committer.run(acknowledge).await;
-            match sending.await {
-                Ok(sent) => sent.and(finished),
-                Err(panic) => bail!("the sending task ended: {panic}"),
-            }
-        });
-        (Self { jobs }, task)
+        let (jobs, received) = mpsc::channel(BATCHES_WAITING_MAX);
+        let teller = Teller { sender, consumer, topic, interval: commit_interval, pending: Positions::new() };
+        (Self { jobs }, tokio::spawn(teller.run(received)))
     }
 
     /// Tells the batch; waits while too many are in flight.
@@ -161,32 +165,9 @@ impl Publisher {
     }
 }
 
-enum Sent {
-    Batch(Vec<Delivery>, Positions),
-    Settle(oneshot::Sender<()>),
-    Forget,
-}
-
-/// Sends without waiting for acknowledgements, so that batches overlap on the wire.
-async fn send_jobs(sender: Sender, mut jobs: mpsc::Receiver<Job>, sent: mpsc::Sender<Sent>) -> anyhow::Result<()> {
-    while let Some(job) = jobs.recv().await {
-        let next = match job {
-            Job::Tell(told) => {
-                let (deliveries, positions) = sender.send_all(told).await?;
-                Sent::Batch(deliveries, positions)
-            }
-            Job::Settle(done) => Sent::Settle(done),
-            Job::Forget => Sent::Forget,
-        };
-        if sent.send(next).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Waits for acknowledgements in order and commits what they allow.
-struct Committer {
+/// Tells batches in order, and commits what their acknowledgements allow.
+struct Teller {
+    sender: Sender,
     consumer: Arc<BaseConsumer<Reports>>,
     topic: &'static str,
     interval: Duration,
@@ -194,27 +175,25 @@ struct Committer {
     pending: Positions,
 }
 
-impl Committer {
-    async fn run(mut self, mut sent: mpsc::Receiver<Sent>) -> anyhow::Result<()> {
+impl Teller {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) -> anyhow::Result<()> {
         let mut due = tokio::time::interval(self.interval.max(Duration::from_millis(1)));
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick of an interval is at once, and there is nothing to commit.
         due.tick().await;
         loop {
             tokio::select! {
-                next = sent.recv() => match next {
-                    Some(Sent::Batch(deliveries, positions)) => {
-                        for delivery in deliveries {
-                            delivery.acknowledged().await.context("a record was not written to Kafka")?;
-                        }
-                        self.pending.extend(positions);
+                job = jobs.recv() => match job {
+                    Some(Job::Tell(told)) => {
+                        self.sender.send_all(&told).await?;
+                        self.pending.extend(told.positions);
                     }
-                    Some(Sent::Settle(done)) => {
+                    Some(Job::Settle(done)) => {
                         self.commit().await;
                         // Nobody waits any more when the worker is stopping for another reason.
                         let _ = done.send(());
                     }
-                    Some(Sent::Forget) => self.pending.clear(),
+                    Some(Job::Forget) => self.pending.clear(),
                     None => return Ok(()),
                 },
                 _ = due.tick() => self.commit().await,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use common::config::KafkaConfig;
-use common::kafka::producer::{Patience, Producer};
 use common::{database, lifecycle, memory, telemetry, topics};
 use rdkafka::consumer::BaseConsumer;
 use sqlx::PgPool;
@@ -27,8 +26,9 @@ use super::settings::WorkerSettings;
 use super::store;
 use super::word::Word;
 
-/// One connection applies, one ticks, one answers `/readyz`.
-const CONNECTIONS: u32 = 3;
+/// One connection does all the work, which is one thing after the other: with several, each would plan the statements anew, and none would be
+/// warm. Another one answers `/readyz` meanwhile.
+const CONNECTIONS: u32 = 1;
 /// How long a worker that was told to stop may take to finish its batch.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(8);
 /// How often outcomes that are old enough are deleted, and how many at once.
@@ -53,11 +53,10 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
     let stop = lifecycle::shutdown_signal()?;
     let pool = database::worker_pool(&settings.database, W::WORKER, CONNECTIONS)?;
     let assigned = Arc::new(AtomicBool::new(false));
-    let health = readiness(pool.clone(), assigned.clone());
+    let health = readiness(database::pool(&settings.database, W::WORKER, CONNECTIONS)?, assigned.clone());
     lifecycle::serve_health(settings.worker_listen, health, metrics, stop.clone()).await?;
-    let producer = Producer::new(&settings.kafka, W::WORKER, Patience::Endless)?;
     let feed = Feed::start(&settings.kafka, W::TOPIC, W::GROUP, W::WORKER)?;
-    let sender = Sender::new(producer, W::WORKER);
+    let sender = Sender::new(&settings.kafka, W::WORKER)?;
     let (publisher, publishing) =
         Publisher::start(sender.clone(), feed.consumer.clone(), W::TOPIC, settings.offset_commit_interval());
     let oldest = Arc::new(Oldest::default());
