@@ -22,6 +22,7 @@ mod gauges;
 mod kafka_health;
 mod leftover;
 mod limits;
+mod lookup;
 mod openapi;
 mod outcomes;
 mod params;

@@ -74,6 +74,7 @@ struct Shard {
     finished_bytes: usize,
     pending: Fifo<RequestId, Pending>,
     waiters: HashMap<RequestId, Vec<NumberedWaiter>, RandomState>,
+    ended: bool,
 }
 
 type NumberedWaiter = (u64, oneshot::Sender<Arc<RequestResult>>);
@@ -104,7 +105,9 @@ impl Outcomes {
         }
         let (sender, receiver) = oneshot::channel();
         let number = self.waiters.fetch_add(1, Ordering::Relaxed);
-        shard.waiters.entry(request).or_default().push((number, sender));
+        if !shard.ended {
+            shard.waiters.entry(request).or_default().push((number, sender));
+        }
         drop(shard);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Watch::Waiting(Waiter { request, number, receiver, outcomes: self.clone() })
@@ -145,6 +148,14 @@ impl Outcomes {
         }
     }
 
+    /// Nobody waits any longer, from now on: the process is about to stop.
+    pub(crate) fn end_waiting(&self) {
+        for mut shard in self.shards.all() {
+            shard.ended = true;
+            shard.waiters.clear();
+        }
+    }
+
     /// Callers that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
@@ -182,7 +193,7 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    /// The outcome, when it comes.
+    /// The outcome, when it comes; None when nobody waits any longer.
     pub(crate) async fn outcome(&mut self) -> Option<Arc<RequestResult>> {
         (&mut self.receiver).await.ok()
     }
@@ -241,6 +252,17 @@ mod tests {
         outcomes.arrived(result(1));
         assert_eq!(one.outcome().await.unwrap().request_id, id(1));
         assert_eq!(two.outcome().await.unwrap().request_id, id(1));
+        assert!(matches!(outcomes.watch(id(1)), Watch::Finished(_)));
+    }
+
+    #[tokio::test]
+    async fn at_the_end_nobody_waits_any_longer_but_what_is_known_is_still_told() {
+        let outcomes = outcomes(100);
+        let Watch::Waiting(mut before) = outcomes.watch(id(1)) else { panic!("nothing is known yet") };
+        outcomes.end_waiting();
+        let Watch::Waiting(mut after) = outcomes.watch(id(1)) else { panic!("nothing is known yet") };
+        assert!(before.outcome().await.is_none() && after.outcome().await.is_none());
+        outcomes.arrived(result(1));
         assert!(matches!(outcomes.watch(id(1)), Watch::Finished(_)));
     }
 

@@ -21,7 +21,6 @@ use crate::call::Call;
 use crate::error::{ApiError, Checked, Fault, both};
 use crate::outcomes::{Known, Pending, Watch};
 use crate::state::App;
-use crate::store;
 use crate::wait::{self, Wait};
 
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -134,8 +133,7 @@ async fn known_answer(app: &App, ticket: &Ticket) -> Result<Option<Response>, Ap
         }
         None => {}
     }
-    let Ok(pool) = app.database() else { return Ok(None) };
-    match tokio::time::timeout(LOOK_MAX, Box::pin(store::requests::outcome(pool, ticket.request_id))).await {
+    match tokio::time::timeout(LOOK_MAX, Box::pin(app.written_outcome(ticket.request_id))).await {
         Ok(Ok(Some(result))) => outcome(&result, ticket).map(Some),
         Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
     }
@@ -301,8 +299,8 @@ pub(crate) async fn look_up(
     };
     // The results reader would have told the outcome of a request that was accepted here a moment ago.
     if !(app.kafka.is_up() && pending.as_ref().is_some_and(is_recent)) {
-        match row(app, request).await {
-            Ok(Some(result)) => return Ok(Some(Arc::new(result))),
+        match app.written_outcome(request).await {
+            Ok(Some(result)) => return Ok(Some(result)),
             Err(error) if pending.is_none() => return Err(error),
             Ok(None) | Err(_) => {}
         }
@@ -311,10 +309,6 @@ pub(crate) async fn look_up(
         Some(wait) => Ok(wait::for_outcome(app, waiter, request, wait).await),
         None => Ok(None),
     }
-}
-
-async fn row(app: &App, request: RequestId) -> Result<Option<RequestResult>, ApiError> {
-    Ok(store::requests::outcome(app.database()?, request).await?)
 }
 
 /// So recent that a missing outcome is no reason to ask the database.

@@ -76,6 +76,11 @@ fn start_background(app: &Arc<App>) {
         let database_up = |up| marks.set_database_up(up);
         marks.queues.keep_fresh(&marks.pool, marks.stop.clone(), database_up).await;
     });
+    let waiting = app.clone();
+    tokio::spawn(async move {
+        waiting.stop.cancelled().await;
+        waiting.outcomes.end_waiting();
+    });
     let limits = app.clone();
     tokio::spawn(async move { limits.limits.sweep(limits.stop.clone()).await });
     tokio::spawn(gauges::keep(app.clone()));

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::database;
-use common::ids::ConcertId;
+use common::ids::{ConcertId, RequestId, ReservationId};
 use common::kafka::producer::{Patience, Producer};
 use common::keys::{AccessTokens, QueueTokens};
+use common::messages::results::RequestResult;
 use common::request_id::RequestIds;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
@@ -23,10 +24,13 @@ use crate::config::{Bounds, IdentityMode, Settings};
 use crate::error::ApiError;
 use crate::kafka_health::KafkaHealth;
 use crate::limits::Limits;
+use crate::lookup::Lookup;
 use crate::outcomes::{OutcomeBounds, Outcomes};
 use crate::queues::{QueueMark, Queues, TokenStates};
 use crate::reads::Reads;
 use crate::reservations::Reservations;
+use crate::store;
+use crate::store::reservations::HoldState;
 
 /// What all handlers share.
 pub(crate) struct App {
@@ -60,6 +64,8 @@ pub(crate) struct App {
     pub(crate) tokens: TokenStates,
     /// Reservations of which the results topic told.
     pub(crate) reservations: Reservations,
+    hold_states: Lookup<ReservationId, HoldState>,
+    written_outcomes: Lookup<RequestId, Arc<RequestResult>>,
     /// Concerts and schedules.
     pub(crate) catalogue: Catalogue,
     /// What the reads remember.
@@ -74,7 +80,7 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// The state of an api with these settings.
+    /// The state of an api with these settings; within a runtime, where it looks things up in the background.
     ///
     /// # Errors
     /// A setting makes no sense, or a key is missing.
@@ -87,6 +93,7 @@ impl App {
         let admin_key = settings.secrets.admin_key.as_ref().filter(|key| !key.expose().is_empty());
         let (reads, bus) = (Arc::new(Reads::new(&settings.read_bounds, &settings.currency)), Bus::default());
         let told = reads.clone();
+        let (of_requests, of_reservations) = (pool.clone(), pool.clone());
         bus.on_seats_changed(Box::new(move |schedule| told.seats_changed(schedule)));
         Ok(Self {
             currency: settings.currency.clone(),
@@ -104,6 +111,14 @@ impl App {
                 bytes: bounds.outcome_bytes_max,
                 pending: bounds.pending_max,
             })),
+            written_outcomes: Lookup::start(move |ids| {
+                let pool = of_requests.clone();
+                async move { store::requests::outcomes(&pool, &ids).await }
+            }),
+            hold_states: Lookup::start(move |ids| {
+                let pool = of_reservations.clone();
+                async move { store::reservations::hold_states(&pool, &ids).await }
+            }),
             queues: Queues::new(),
             tokens: TokenStates::new(bounds.token_states_max),
             reservations: Reservations::new(bounds.reservations_max),
@@ -126,6 +141,24 @@ impl App {
             return Ok(&self.pool);
         }
         Err(ApiError::unavailable("The database does not answer. Try again in a moment."))
+    }
+
+    /// The outcome of a request, as it stands in the database; None: there is none yet, or there is no such request.
+    ///
+    /// # Errors
+    /// 503 if the database does not answer.
+    pub(crate) async fn written_outcome(&self, request: RequestId) -> Result<Option<Arc<RequestResult>>, ApiError> {
+        self.database()?;
+        Ok(self.written_outcomes.get(request).await?)
+    }
+
+    /// Whose a reservation is, and whether it is held; None: there is none.
+    ///
+    /// # Errors
+    /// 503 if the database does not answer.
+    pub(crate) async fn hold_state(&self, reservation: ReservationId) -> Result<Option<HoldState>, ApiError> {
+        self.database()?;
+        Ok(self.hold_states.get(reservation).await?)
     }
 
     /// The marks of a queue; None: there is no such concert.

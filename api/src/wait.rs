@@ -10,7 +10,6 @@ use common::messages::results::{RequestResult, RequestStatus};
 
 use crate::outcomes::Waiter;
 use crate::state::App;
-use crate::store;
 
 /// The longest that a caller may wait.
 const WAIT_SECONDS_MAX: u8 = 30;
@@ -49,22 +48,18 @@ fn preference(text: &str) -> Option<Wait> {
     u8::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Wait)
 }
 
-/// Waits for an outcome until the caller's time is over, then asks the database once.
+/// Waits for an outcome until the caller's time is over, or the process stops; then asks the database once.
 pub(crate) async fn for_outcome(
     app: &App,
     mut waiter: Waiter,
     request: RequestId,
     wait: Wait,
 ) -> Option<Arc<RequestResult>> {
-    tokio::select! {
-        outcome = tokio::time::timeout(wait.duration(), waiter.outcome()) => if let Ok(Some(result)) = outcome {
-            return Some(result);
-        },
-        () = app.stop.cancelled() => {}
+    if let Ok(Some(result)) = tokio::time::timeout(wait.duration(), waiter.outcome()).await {
+        return Some(result);
     }
-    let Ok(pool) = app.database() else { return None };
-    match tokio::time::timeout(LAST_LOOK_MAX, Box::pin(store::requests::outcome(pool, request))).await {
-        Ok(Ok(result)) => result.map(Arc::new),
+    match tokio::time::timeout(LAST_LOOK_MAX, Box::pin(app.written_outcome(request))).await {
+        Ok(Ok(result)) => result,
         Ok(Err(_)) | Err(_) => None,
     }
 }

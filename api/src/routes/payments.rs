@@ -15,7 +15,6 @@ use crate::error::{ApiError, both};
 use crate::publish;
 use crate::routes::{Accepted, LogHeaders};
 use crate::state::App;
-use crate::store;
 use crate::store::reservations::HoldState;
 
 /// What is paid.
@@ -63,7 +62,7 @@ async fn may_pay(app: &App, buyer: UserId, token: &QueueToken, reservation: Rese
     });
     let hold = match told {
         Some(hold) => Some(hold),
-        None => match reservation_row(app, reservation).await {
+        None => match Box::pin(app.hold_state(reservation)).await {
             Ok(hold) => hold,
             // A usable token is enough: the worker looks at the reservation anyway.
             Err(error) => return queue::usable(app, token).await.map_err(|_| error),
@@ -77,10 +76,6 @@ async fn may_pay(app: &App, buyer: UserId, token: &QueueToken, reservation: Rese
         return Ok(());
     }
     queue::usable(app, token).await
-}
-
-async fn reservation_row(app: &App, reservation: ReservationId) -> Result<Option<HoldState>, ApiError> {
-    Ok(Box::pin(store::reservations::hold_state(app.database()?, reservation)).await?)
 }
 
 /// Gives paid seats back for the money.

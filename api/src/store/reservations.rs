@@ -1,8 +1,11 @@
 //! Reservations, as far as the guard of a payment asks.
 
+use std::collections::HashMap;
+
 use common::bodies::ReservationStatus;
 use common::ids::{ConcertId, ReservationId, UserId};
 use sqlx::PgPool;
+use uuid::Uuid;
 
 /// Whose a reservation is, of which concert, and whether it is still held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,22 +18,24 @@ pub(crate) struct HoldState {
     pub(crate) is_held: bool,
 }
 
-/// What the guard of a payment asks of a reservation.
+/// What the guard of a payment asks of reservations; those that do not exist are missing.
 ///
 /// # Errors
 /// What the database says.
-pub(crate) async fn hold_state(pool: &PgPool, reservation: ReservationId) -> Result<Option<HoldState>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"SELECT user_id AS "user_id: UserId", concert_id AS "concert_id: ConcertId",
-                  status AS "status: ReservationStatus"
-           FROM reservations WHERE reservation_id = $1"#,
-        reservation.0
+pub(crate) async fn hold_states(
+    pool: &PgPool,
+    reservations: &[ReservationId],
+) -> Result<HashMap<ReservationId, HoldState>, sqlx::Error> {
+    let ids: Vec<Uuid> = reservations.iter().map(|reservation| reservation.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT reservation_id AS "reservation_id: ReservationId", user_id AS "user_id: UserId",
+                  concert_id AS "concert_id: ConcertId", status AS "status: ReservationStatus"
+           FROM reservations WHERE reservation_id = ANY($1)"#,
+        &ids
     )
-    .fetch_optional(pool)
+    .fetch_all(pool)
     .await?;
-    Ok(row.map(|row| HoldState {
-        user_id: row.user_id,
-        concert_id: row.concert_id,
-        is_held: row.status == ReservationStatus::Held,
-    }))
+    let state =
+        |user_id, concert_id, status| HoldState { user_id, concert_id, is_held: status == ReservationStatus::Held };
+    Ok(rows.into_iter().map(|row| (row.reservation_id, state(row.user_id, row.concert_id, row.status))).collect())
 }

@@ -1,0 +1,129 @@
+//! Rows that callers ask for one by one, read together: while one statement is under way, those who come gather for the next. The number
+//! of statements does not grow with the callers, and a lone caller waits for nobody.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fresh::ReadError;
+
+/// Rows that one statement reads, at most; as many more may wait.
+const KEYS_MAX: usize = 500;
+
+/// Finds values of type `V` by their keys.
+pub(crate) struct Lookup<K, V> {
+    asked: mpsc::Sender<Asked<K, V>>,
+}
+
+struct Asked<K, V> {
+    key: K,
+    answer: oneshot::Sender<Result<Option<V>, ReadError>>,
+}
+
+impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + 'static> Lookup<K, V> {
+    /// Looks up with `read`, which gets the keys and leaves out of its answer those that do not exist.
+    pub(crate) fn start<F, R>(read: F) -> Self
+    where
+        F: Fn(Vec<K>) -> R + Send + 'static,
+        R: Future<Output = Result<HashMap<K, V>, sqlx::Error>> + Send,
+    {
+        let (asked, mut waiting) = mpsc::channel::<Asked<K, V>>(KEYS_MAX);
+        tokio::spawn(async move {
+            let mut together = Vec::new();
+            while waiting.recv_many(&mut together, KEYS_MAX).await > 0 {
+                let found = read(together.iter().map(|asked| asked.key).collect()).await;
+                tell(&mut together, found);
+            }
+        });
+        Self { asked }
+    }
+
+    /// The value of a key; None: there is none.
+    ///
+    /// # Errors
+    /// The statement failed; one of those who share it is told how.
+    pub(crate) async fn get(&self, key: K) -> Result<Option<V>, ReadError> {
+        let (answer, told) = oneshot::channel();
+        self.asked.send(Asked { key, answer }).await.map_err(|_| ReadError::JustFailed)?;
+        told.await.unwrap_or(Err(ReadError::JustFailed))
+    }
+}
+
+fn tell<K: Eq + Hash, V: Clone>(together: &mut Vec<Asked<K, V>>, found: Result<HashMap<K, V>, sqlx::Error>) {
+    let (found, mut error) = match found {
+        Ok(found) => (Some(found), None),
+        Err(error) => (None, Some(error)),
+    };
+    for Asked { key, answer } in together.drain(..) {
+        let told = match (&found, error.take()) {
+            (Some(found), _) => Ok(found.get(&key).cloned()),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Err(ReadError::JustFailed),
+        };
+        // Who does not wait any more has hung up, or had no more time.
+        let _ = answer.send(told);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    type Statements = Arc<Mutex<Vec<Vec<u32>>>>;
+
+    /// Looks up the doubles of even numbers; each statement waits for a permit, and its keys are noted.
+    fn doubles() -> (Arc<Lookup<u32, u32>>, Arc<Semaphore>, Statements) {
+        let (permits, statements) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (gate, notes) = (permits.clone(), statements.clone());
+        let lookup = Lookup::start(move |keys: Vec<u32>| {
+            let (gate, notes) = (gate.clone(), notes.clone());
+            async move {
+                notes.lock().unwrap().push(keys.clone());
+                gate.acquire().await.unwrap().forget();
+                if keys.contains(&99) {
+                    return Err(sqlx::Error::PoolTimedOut);
+                }
+                Ok(keys.into_iter().filter(|key| key % 2 == 0).map(|key| (key, 2 * key)).collect())
+            }
+        });
+        (Arc::new(lookup), permits, statements)
+    }
+
+    async fn ask(lookup: &Arc<Lookup<u32, u32>>, keys: &[u32]) -> Vec<Result<Option<u32>, ReadError>> {
+        futures::future::join_all(keys.iter().map(|key| lookup.get(*key))).await
+    }
+
+    #[tokio::test]
+    async fn those_who_come_during_a_statement_share_the_next_one() {
+        let (lookup, permits, statements) = doubles();
+        let first = tokio::spawn({
+            let lookup = lookup.clone();
+            async move { lookup.get(2).await }
+        });
+        while statements.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (others, ()) = tokio::join!(ask(&lookup, &[4, 5, 4]), async {
+            tokio::task::yield_now().await;
+            permits.add_permits(2);
+        });
+        assert_eq!(first.await.unwrap().unwrap(), Some(4));
+        let others: Vec<Option<u32>> = others.into_iter().map(Result::unwrap).collect();
+        assert_eq!(others, [Some(8), None, Some(8)]);
+        assert_eq!(*statements.lock().unwrap(), [vec![2], vec![4, 5, 4]]);
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_fails_is_told_to_all_who_share_it_and_the_next_one_goes_on() {
+        let (lookup, permits, _) = doubles();
+        permits.add_permits(2);
+        let told = ask(&lookup, &[99, 2]).await;
+        assert!(matches!(told[..], [Err(ReadError::Database(_)), Err(ReadError::JustFailed)]), "{told:?}");
+        assert_eq!(lookup.get(2).await.unwrap(), Some(4));
+    }
+}
