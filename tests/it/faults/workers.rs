@@ -232,6 +232,8 @@ async fn two_workers_with_one_schedule_keep_the_limit_of_live_seats() {
     assert_eq!(told[0], ("HELD".to_owned(), 1), "{told:?}");
     assert!(told[1].0.ends_with("reservation-limit-exceeded"), "{told:?}");
     assert_eq!(told[1].1, partitions - 1);
+    // Their offsets, too, although the group was still changing hands when they were to be committed.
+    log::caught_up(s(30)).await;
     audit::audit_at_rest(&pool).await;
     processes.up(1).await;
 }

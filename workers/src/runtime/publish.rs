@@ -13,7 +13,7 @@ use common::messages::results::ResultRecord;
 use common::topics;
 use rdkafka::consumer::BaseConsumer;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::consume::Reports;
 use super::offsets::{self, Positions};
@@ -27,6 +27,9 @@ const PROMPT_RECORDS_MAX: usize = 4;
 const GATHERED_FOR: Duration = Duration::from_millis(1);
 /// How long to let a full producer queue drain before the next try.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(5);
+
+/// How long a worker that its group does not know any more may take to join again, before it commits.
+const JOIN_WAIT: Duration = Duration::from_secs(5);
 
 /// What a batch leaves to be told.
 #[derive(Default)]
@@ -134,7 +137,14 @@ impl Publisher {
         commit_interval: Duration,
     ) -> (Self, tokio::task::JoinHandle<anyhow::Result<()>>) {
         let (jobs, received) = mpsc::channel(BATCHES_WAITING_MAX);
-        let teller = Teller { sender, consumer, topic, interval: commit_interval, pending: Positions::new() };
+        let teller = Teller {
+            sender,
+            consumer,
+            topic,
+            interval: commit_interval,
+            pending: Positions::new(),
+            not_before: Instant::now(),
+        };
         (Self { jobs }, tokio::spawn(teller.run(received)))
     }
 
@@ -173,6 +183,8 @@ struct Teller {
     interval: Duration,
     /// Acknowledged, and not committed yet.
     pending: Positions,
+    /// When to commit again, after the group has refused it.
+    not_before: Instant,
 }
 
 impl Teller {
@@ -196,13 +208,13 @@ impl Teller {
                     Some(Job::Forget) => self.pending.clear(),
                     None => return Ok(()),
                 },
-                _ = due.tick() => self.commit().await,
+                _ = due.tick(), if Instant::now() >= self.not_before => self.commit().await,
             }
         }
     }
 
-    /// A commit that fails stays pending; but not one that the group refuses. Each refusal makes the client join anew, so asking
-    /// again and again would keep it from ever joining; what it would have marked is read again, without effect.
+    /// A commit that fails stays pending, and is tried again when the next one is due. One that the group refuses has to wait: each refusal
+    /// makes the client join anew, so asking again and again would keep it from ever joining.
     async fn commit(&mut self) {
         if self.pending.is_empty() {
             return;
@@ -210,8 +222,8 @@ impl Teller {
         match offsets::commit(self.consumer.clone(), self.topic, self.pending.clone()).await {
             Ok(()) => self.pending.clear(),
             Err(error) if offsets::refused_by_group(&error) => {
-                tracing::warn!(%error, "the group has gone on without this worker; what was not committed is read again");
-                self.pending.clear();
+                tracing::warn!(%error, "the group has gone on without this worker; it commits once it has joined again");
+                self.not_before = Instant::now() + JOIN_WAIT;
             }
             Err(error) => tracing::warn!(%error, "offsets are not committed yet"),
         }
