@@ -118,6 +118,18 @@ impl World {
         Ok(())
     }
 
+    /// Gives Postgres the files of its log that one that has lived for a while has. A young one makes each anew: it writes it full of zeros
+    /// before it writes into it. After a checkpoint it takes the old ones again.
+    pub(crate) async fn fill_log_files(&self, files: usize) -> Result<()> {
+        for _ in 0..files {
+            // A file without a record is not left for the next one.
+            sqlx::query("SELECT pg_logical_emit_message(false, 'bench', '')").execute(&self.pool).await?;
+            sqlx::query("SELECT pg_switch_wal()").execute(&self.pool).await?;
+        }
+        sqlx::query("CHECKPOINT").execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// Changes a queue.
     pub(crate) async fn configure(&self, concert_id: i64, settings: &Value) -> Result<()> {
         self.operator("PATCH", &format!("/v1/admin/concerts/{concert_id}/queue"), settings).await.map(drop)

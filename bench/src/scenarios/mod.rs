@@ -67,6 +67,9 @@ pub(crate) struct Bench {
     pub(crate) alone: bool,
 }
 
+/// Of 16 MB each: more than a scenario writes.
+const LOG_FILES: usize = 32;
+
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Size {
@@ -107,9 +110,10 @@ pub(crate) struct Turn {
 }
 
 impl Bench {
-    /// Lets the broker compile what it runs, and all parts open what they need, before anything is measured.
+    /// Lets the broker compile what it runs, Postgres fill its files, and all parts open what they need, before anything is measured.
     pub(crate) async fn warm_up(&self) -> Result<()> {
         log::warm_up(self).await.context("warming the broker up")?;
+        self.world.fill_log_files(if self.size == Size::Smoke { 1 } else { LOG_FILES }).await?;
         holds::warm_up(self).await
     }
 

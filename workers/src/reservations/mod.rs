@@ -30,8 +30,6 @@ const SOURCE: &str = "/boxoffice/reservation-worker";
 const LOOK_FOR_OVERDUE: Duration = Duration::from_millis(200);
 /// Maps of free seats that are kept; 200,000 seats take 25 KB.
 const MAPS_MAX: usize = 500;
-/// How often best available is chosen again when somebody else took its choice meanwhile.
-const CHOICES_MAX: usize = 5;
 
 /// Holds seats.
 pub struct Reservations {
@@ -87,21 +85,15 @@ impl Word for Reservations {
         self.schedules.load(transaction, &sorted(holds.iter().map(|hold| hold.schedule_id))).await?;
         self.users.load(transaction, holds.iter().map(|hold| hold.user_id)).await?;
         let repeated = repeated(transaction, &holds).await?;
-        for _ in 0..CHOICES_MAX {
-            let mut state = self.state(transaction, batch).await?;
-            let locked: HashSet<SeatId> = state.free.keys().copied().collect();
-            let decisions = decide_all(&mut state, batch, &repeated, now);
-            self.remember(state.maps);
-            if self.confirm(transaction, &decisions, &locked).await? {
-                let made: Vec<Reservation> =
-                    decisions.iter().filter_map(|(_, made)| made.as_ref().ok().cloned()).collect();
-                if !made.is_empty() {
-                    store::insert_holds(transaction, &made).await?;
-                }
-                return Ok(self.applied(batch, decisions));
-            }
+        let mut state = self.state(transaction, batch).await?;
+        let decisions = decide_all(&mut state, batch, &repeated, now);
+        // If a seat is not free after all, `forget` is called.
+        self.remember(state.maps);
+        let made: Vec<Reservation> = decisions.iter().filter_map(|(_, made)| made.as_ref().ok().cloned()).collect();
+        if !made.is_empty() {
+            store::insert_holds(transaction, &made).await?;
         }
-        Err(sqlx::Error::Protocol("the best seats were taken by others again and again".to_owned()))
+        Ok(self.applied(batch, decisions))
     }
 
     async fn tick(&mut self, pool: &PgPool, owns: &(dyn Fn(&str) -> bool + Sync)) -> Result<Emissions, sqlx::Error> {
@@ -118,7 +110,7 @@ impl Word for Reservations {
 }
 
 impl Reservations {
-    /// Loads and locks what the batch touches.
+    /// Loads what the batch touches.
     async fn state(
         &mut self,
         transaction: &mut PgConnection,
@@ -129,7 +121,7 @@ impl Reservations {
         let told = told.flat_map(|told| told.seats).map(|seat| seat.seat_id.0);
         let seats = sorted(holds.iter().flat_map(|hold| self.named_seats(hold)).map(|seat| seat.0).chain(told));
         let buyers = sorted(holds.iter().map(|hold| (hold.schedule_id, hold.user_id)));
-        let store::Touched { free, live } = store::lock_seats(transaction, &seats, &buyers).await?;
+        let store::Touched { free, live } = store::look(transaction, &seats, &buyers).await?;
         let maps = self.maps(transaction, &holds, &free).await?;
         let schedules = holds.iter().filter_map(|hold| self.schedules.get(hold.schedule_id));
         Ok(State {
@@ -154,7 +146,7 @@ impl Reservations {
         &mut self,
         transaction: &mut PgConnection,
         holds: &[&Hold],
-        locked: &HashMap<SeatId, bool>,
+        looked_at: &HashMap<SeatId, bool>,
     ) -> Result<Vec<(ScheduleId, SeatMap)>, sqlx::Error> {
         let best = holds.iter().filter(|hold| hold.best_available.is_some());
         let wanted = sorted(best.map(|hold| hold.schedule_id.0));
@@ -165,7 +157,7 @@ impl Reservations {
         for schedule in sorted(holds.iter().map(|hold| hold.schedule_id)) {
             let Some(facts) = self.schedules.get(schedule) else { continue };
             let Some((map, _)) = self.maps.get_mut(&schedule) else { continue };
-            for (seat, free) in locked.iter().filter(|(seat, _)| common::seating::schedule_of(**seat) == schedule) {
+            for (seat, free) in looked_at.iter().filter(|(seat, _)| common::seating::schedule_of(**seat) == schedule) {
                 map.set(&facts.layout, *seat, *free);
             }
             maps.push((schedule, map.clone()));
@@ -209,28 +201,6 @@ impl Reservations {
                 *kept = map;
             }
         }
-    }
-
-    /// Locks the seats that were chosen from a map. False: one of them is not free after all (another worker took it), its map
-    /// is forgotten, and the batch is to be decided again.
-    async fn confirm(
-        &mut self,
-        transaction: &mut PgConnection,
-        decisions: &[Decision<'_>],
-        locked: &HashSet<SeatId>,
-    ) -> Result<bool, sqlx::Error> {
-        let made = decisions.iter().filter_map(|(_, made)| made.as_ref().ok());
-        let chosen =
-            sorted(made.flat_map(|made| &made.seat_ids).filter(|seat| !locked.contains(seat)).map(|seat| seat.0));
-        if chosen.is_empty() {
-            return Ok(true);
-        }
-        let confirmed = store::lock_seats(transaction, &chosen, &[]).await?.free;
-        let all_free = confirmed.len() == chosen.len() && confirmed.values().all(|free| *free);
-        if !all_free {
-            self.maps.clear();
-        }
-        Ok(all_free)
     }
 
     fn applied(&self, batch: &[&Logged<ReservationCommand>], decisions: Vec<Decision<'_>>) -> Applied {

@@ -17,9 +17,9 @@ pub(crate) struct Touched {
     pub(crate) live: HashMap<(ScheduleId, UserId), i64>,
 }
 
-/// Locks seats, in the order of their ids, and looks how many seats buyers have, as of before it waits for a seat: one that is given back
-/// meanwhile still counts. One statement: a lone request waits for each.
-pub(crate) async fn lock_seats(
+/// Looks which seats are free, and how many seats buyers have. No seat is locked: under the schedule's lock nobody else takes one that is
+/// free, and [`insert_holds`] makes sure. One statement: a lone request waits for each.
+pub(crate) async fn look(
     transaction: &mut PgConnection,
     seats: &[i64],
     buyers: &[(ScheduleId, UserId)],
@@ -27,11 +27,9 @@ pub(crate) async fn lock_seats(
     let schedules: Vec<i64> = buyers.iter().map(|(schedule, _)| schedule.0).collect();
     let users: Vec<Uuid> = buyers.iter().map(|(_, user)| user.0).collect();
     let rows = sqlx::query!(
-        r#"WITH locked AS MATERIALIZED (
-               SELECT seat_id, status = 'AVAILABLE' AS free FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE)
-           SELECT seat_id AS "seat_id: SeatId", free, NULL::bigint AS "schedule_id: ScheduleId",
+        r#"SELECT seat_id AS "seat_id: SeatId", status = 'AVAILABLE' AS free, NULL::bigint AS "schedule_id: ScheduleId",
                   NULL::uuid AS "user_id: UserId", NULL::bigint AS live
-           FROM locked
+           FROM seats WHERE seat_id = ANY($1)
            UNION ALL
            SELECT NULL, NULL, b.schedule_id, b.user_id, SUM(cardinality(r.seat_ids))::bigint
            FROM UNNEST($2::bigint[], $3::uuid[]) AS b (schedule_id, user_id)
@@ -96,6 +94,9 @@ pub(crate) async fn free_seats(
 }
 
 /// Writes the holds of a batch: their rows, and their seats as HELD.
+///
+/// # Errors
+/// One of the seats is not free after all: the batch is to be decided again.
 pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reservation]) -> Result<(), sqlx::Error> {
     let ids: Vec<Uuid> = holds.iter().map(|hold| hold.reservation_id.0).collect();
     let users: Vec<Uuid> = holds.iter().map(|hold| hold.user_id.0).collect();
@@ -117,7 +118,7 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
         })
         .collect();
     let begins: Vec<i32> = std::iter::once(1).chain(ends.iter().map(|end| end + 1)).take(holds.len()).collect();
-    sqlx::query!(
+    let taken = sqlx::query!(
         "WITH made AS (
              INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
              SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first:last]
@@ -125,7 +126,8 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
                          $7::timestamptz[], $8::integer[], $9::integer[])
                   AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last))
          UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
-         FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id) WHERE s.seat_id = t.seat_id",
+         FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id)
+         WHERE s.seat_id = t.seat_id AND s.status = 'AVAILABLE'",
         &ids,
         &users,
         &concerts,
@@ -140,7 +142,10 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
     )
     .execute(transaction)
     .await?;
-    Ok(())
+    if taken.rows_affected() == seats.len() as u64 {
+        return Ok(());
+    }
+    Err(sqlx::Error::Protocol("a seat is not free that was free a moment ago".to_owned()))
 }
 
 /// A hold whose time is over.

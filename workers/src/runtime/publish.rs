@@ -208,7 +208,9 @@ impl Teller {
                     Some(Job::Forget) => self.pending.clear(),
                     None => return Ok(()),
                 },
-                _ = due.tick(), if Instant::now() >= self.not_before => self.commit().await,
+                _ = due.tick() => if Instant::now() >= self.not_before {
+                    self.commit().await;
+                },
             }
         }
     }
