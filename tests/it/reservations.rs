@@ -288,6 +288,34 @@ async fn b_05_best_available_for_all_at_once_gives_each_their_own() {
     }
 }
 
+/// A worker remembers which seats are free. If its partition was another's for a while, some of them are not, and nobody told it.
+#[tokio::test]
+async fn b_05_best_available_takes_no_seat_that_another_worker_has_given_away() {
+    let (api, pool) = (Api::new(), database::pool().await);
+    let show = Show::new(&api).await;
+    let buyer = show.buyer(0).await;
+    let best = async |count: i64| {
+        let body = json!({"schedule_id": show.schedule_id, "best_available": {"count": count}});
+        shapes::seat_ids(&buyer.reserve(&show, body, Way::Wait).await.ok(201))
+    };
+    let [first, second, third] = show.pick().await;
+    assert_eq!(best(1).await, [first]);
+    sqlx::query(
+        "WITH given AS (
+             INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, seat_ids, total, held_at, hold_expires_at)
+             SELECT gen_random_uuid(), user_id, concert_id, schedule_id, ARRAY[$2], total, held_at, hold_expires_at
+             FROM reservations WHERE user_id = $1
+             RETURNING reservation_id)
+         UPDATE seats SET status = 'HELD', reservation_id = given.reservation_id FROM given WHERE seat_id = $2",
+    )
+    .bind(buyer.user_id.parse::<uuid::Uuid>().unwrap())
+    .bind(second)
+    .execute(&pool)
+    .await
+    .expect("Postgres answers");
+    assert_eq!(best(1).await, [third]);
+}
+
 #[tokio::test]
 async fn b_06_limit_of_live_seats_holds_under_concurrency() {
     let api = Api::new();
