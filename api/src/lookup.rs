@@ -3,13 +3,16 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fresh::ReadError;
 
-/// Rows that one statement reads, at most; as many more may wait.
+/// Rows that one statement reads, at most.
 const KEYS_MAX: usize = 500;
+/// How long a statement may take. The next ones wait for it, and a connection whose other end is gone says nothing for long.
+const READ_MAX: Duration = Duration::from_secs(3);
 
 /// Finds values of type `V` by their keys.
 pub(crate) struct Lookup<K, V> {
@@ -32,8 +35,9 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + 'static> Lookup<K, 
         tokio::spawn(async move {
             let mut together = Vec::new();
             while waiting.recv_many(&mut together, KEYS_MAX).await > 0 {
-                let found = read(together.iter().map(|asked| asked.key).collect()).await;
-                tell(&mut together, found);
+                let keys = together.iter().map(|asked| asked.key).collect();
+                let found = tokio::time::timeout(READ_MAX, read(keys)).await;
+                tell(&mut together, found.unwrap_or(Err(sqlx::Error::PoolTimedOut)));
             }
         });
         Self { asked }
@@ -116,6 +120,14 @@ mod tests {
         let others: Vec<Option<u32>> = others.into_iter().map(Result::unwrap).collect();
         assert_eq!(others, [Some(8), None, Some(8)]);
         assert_eq!(*statements.lock().unwrap(), [vec![2], vec![4, 5, 4]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_statement_that_does_not_end_is_given_up() {
+        let (lookup, permits, _) = doubles();
+        assert!(matches!(lookup.get(2).await, Err(ReadError::Database(sqlx::Error::PoolTimedOut))));
+        permits.add_permits(1);
+        assert_eq!(lookup.get(2).await.unwrap(), Some(4));
     }
 
     #[tokio::test]

@@ -302,10 +302,7 @@ async fn b_05_best_available_takes_no_seat_that_another_worker_has_given_away() 
     assert_eq!(best(1).await, [first]);
     sqlx::query(
         "WITH given AS (
-             INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, seat_ids, total, held_at, hold_expires_at)
-             SELECT gen_random_uuid(), user_id, concert_id, schedule_id, ARRAY[$2], total, held_at, hold_expires_at
-             FROM reservations WHERE user_id = $1
-             RETURNING reservation_id)
+             UPDATE reservations SET seat_ids = seat_ids || $2::bigint WHERE user_id = $1 RETURNING reservation_id)
          UPDATE seats SET status = 'HELD', reservation_id = given.reservation_id FROM given WHERE seat_id = $2",
     )
     .bind(buyer.user_id.parse::<uuid::Uuid>().unwrap())

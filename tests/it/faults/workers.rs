@@ -178,7 +178,8 @@ async fn b_13_one_of_three_workers_killed_during_a_thousand_purchases() {
 }
 
 /// Two workers hold seats of one schedule, as for a moment after a rebalance; here because somebody wrote records to partitions that their key
-/// does not choose. Both wait for the same seats, so both would count the buyer's seats before either has made a hold.
+/// does not choose. One waits for the seats, the other for the schedule; without that lock both would count the buyer's seats before either has
+/// made a hold.
 #[tokio::test]
 async fn two_workers_with_one_schedule_keep_the_limit_of_live_seats() {
     const SEATS_MAX: i64 = 4;

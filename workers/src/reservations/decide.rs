@@ -21,7 +21,7 @@ pub(crate) struct State {
     pub(crate) users: HashSet<UserId>,
     /// Those of the batch's schedules that exist.
     pub(crate) schedules: HashMap<ScheduleId, Arc<Schedule>>,
-    /// Whether a seat that a hold names is free. Locked.
+    /// Whether a seat that a hold names is free; nobody else takes it meanwhile.
     pub(crate) free: HashMap<SeatId, bool>,
     /// All free seats of the schedules in which somebody wants the best.
     pub(crate) maps: HashMap<ScheduleId, SeatMap>,

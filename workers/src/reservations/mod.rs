@@ -121,8 +121,13 @@ impl Reservations {
         let told = told.flat_map(|told| told.seats).map(|seat| seat.seat_id.0);
         let seats = sorted(holds.iter().flat_map(|hold| self.named_seats(hold)).map(|seat| seat.0).chain(told));
         let buyers = sorted(holds.iter().map(|hold| (hold.schedule_id, hold.user_id)));
+        let best = sorted(holds.iter().filter(|hold| hold.best_available.is_some()).map(|hold| hold.schedule_id.0));
+        if !best.is_empty() {
+            self.refresh_maps(transaction, &best).await?;
+        }
+        // After the maps: a seat that is given back in between is free, and its release is news for them the next time.
         let store::Touched { free, live } = store::look(transaction, &seats, &buyers).await?;
-        let maps = self.maps(transaction, &holds, &free).await?;
+        let maps = self.maps(&holds, &free);
         let schedules = holds.iter().filter_map(|hold| self.schedules.get(hold.schedule_id));
         Ok(State {
             users: holds.iter().map(|hold| hold.user_id).filter(|user| self.users.exists(*user)).collect(),
@@ -140,19 +145,9 @@ impl Reservations {
         by_id.chain(by_label).collect()
     }
 
-    /// The maps of the batch's schedules that are kept or needed, up to date. They are taken out, and [`Self::remember`]ed after
-    /// the decisions.
-    async fn maps(
-        &mut self,
-        transaction: &mut PgConnection,
-        holds: &[&Hold],
-        looked_at: &HashMap<SeatId, bool>,
-    ) -> Result<Vec<(ScheduleId, SeatMap)>, sqlx::Error> {
-        let best = holds.iter().filter(|hold| hold.best_available.is_some());
-        let wanted = sorted(best.map(|hold| hold.schedule_id.0));
-        if !wanted.is_empty() {
-            self.refresh_maps(transaction, &wanted).await?;
-        }
+    /// The maps of the batch's schedules that are kept, with what was seen since. They are copied, and [`Self::remember`]ed after the
+    /// decisions.
+    fn maps(&mut self, holds: &[&Hold], looked_at: &HashMap<SeatId, bool>) -> Vec<(ScheduleId, SeatMap)> {
         let mut maps = Vec::new();
         for schedule in sorted(holds.iter().map(|hold| hold.schedule_id)) {
             let Some(facts) = self.schedules.get(schedule) else { continue };
@@ -162,7 +157,7 @@ impl Reservations {
             }
             maps.push((schedule, map.clone()));
         }
-        Ok(maps)
+        maps
     }
 
     /// Reads the free seats of those schedules in which seats were freed since, or that were not read yet.

@@ -43,7 +43,7 @@ pub(crate) struct Told {
     pub(crate) positions: Positions,
 }
 
-/// Sends records for one worker, in order: one batch after the other.
+/// Sends records for one worker.
 #[derive(Clone)]
 pub(crate) struct Sender {
     /// For the few records of a lone request, which go out at once.
@@ -61,7 +61,7 @@ impl Sender {
         Ok(Self { prompt, gathering, source: format!("/boxoffice/{worker}") })
     }
 
-    /// Hands over a record that belongs to no batch.
+    /// Hands over a dead letter of a batch, whose acknowledgement is waited for with the rest of it.
     pub(crate) async fn send<'a>(&self, make: impl Fn() -> OutRecord<'a> + Send) -> anyhow::Result<Delivery> {
         hand_over(&self.prompt, make).await
     }
@@ -119,8 +119,8 @@ enum Job {
     Tell(Told),
     /// Commit all that was told before, then say so.
     Settle(oneshot::Sender<()>),
-    /// Commit nothing of what was told before.
-    Forget,
+    /// Commit nothing of these partitions that was told before.
+    Forget(Vec<i32>),
 }
 
 /// The worker's end: batches go in, in order.
@@ -156,15 +156,15 @@ impl Publisher {
         self.jobs.send(Job::Tell(told)).await.map_err(|_| anyhow::anyhow!("publishing has stopped"))
     }
 
-    /// Drops the commits that are still to come for what was told: the partitions are another's now.
+    /// Drops the commits that are still to come for these partitions: they are another's now.
     ///
     /// # Errors
     /// Publishing has stopped; its task says why.
-    pub(crate) async fn forget(&self) -> anyhow::Result<()> {
-        self.jobs.send(Job::Forget).await.map_err(|_| anyhow::anyhow!("publishing has stopped"))
+    pub(crate) async fn forget(&self, partitions: Vec<i32>) -> anyhow::Result<()> {
+        self.jobs.send(Job::Forget(partitions)).await.map_err(|_| anyhow::anyhow!("publishing has stopped"))
     }
 
-    /// Waits until all that was told is acknowledged and committed.
+    /// Waits until all that was told is acknowledged, and committed if the group allows it.
     ///
     /// # Errors
     /// Publishing has stopped; its task says why.
@@ -205,7 +205,7 @@ impl Teller {
                         // Nobody waits any more when the worker is stopping for another reason.
                         let _ = done.send(());
                     }
-                    Some(Job::Forget) => self.pending.clear(),
+                    Some(Job::Forget(partitions)) => self.pending.retain(|partition, _| !partitions.contains(partition)),
                     None => return Ok(()),
                 },
                 _ = due.tick() => if Instant::now() >= self.not_before {

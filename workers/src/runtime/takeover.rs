@@ -129,10 +129,11 @@ impl<W: Word> Worker<W> {
     pub(super) async fn hand_back(&mut self, partitions: Vec<i32>) -> anyhow::Result<()> {
         if self.consumer.assignment_lost() {
             tracing::warn!(?partitions, "partitions lost; what was not committed is read again by their new owner");
-            self.publisher.forget().await?;
         } else {
             self.publisher.settle().await?;
         }
+        // Nor may what could not be committed just now be committed later: their new owner may be further by then.
+        self.publisher.forget(partitions.clone()).await?;
         for partition in &partitions {
             self.owned.remove(partition);
             self.applied_here.remove(partition);
