@@ -131,16 +131,21 @@ impl ApiError {
     }
 }
 
+/// Tells the log what the database did not do.
+pub(crate) fn log_database_error(error: &sqlx::Error) {
+    match database::classify(error) {
+        ErrorClass::Transient => tracing::warn!(%error, "the database does not answer a request"),
+        ErrorClass::Data | ErrorClass::Fatal => tracing::error!(%error, "the database refuses a statement"),
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let refusal = match self {
             Self::Answered(response) => return *response,
             Self::Refused(refusal) => *refusal,
             Self::Database(error) => {
-                match database::classify(&error) {
-                    ErrorClass::Transient => tracing::warn!(%error, "the database does not answer a request"),
-                    ErrorClass::Data | ErrorClass::Fatal => tracing::error!(%error, "the database refuses a statement"),
-                }
+                log_database_error(&error);
                 match Self::unavailable("The database does not answer. Try again in a moment.") {
                     Self::Refused(refusal) => *refusal,
                     Self::Answered(_) | Self::Database(_) => unreachable!("`unavailable` is a refusal"),

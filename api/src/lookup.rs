@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::error::log_database_error;
 use crate::fresh::ReadError;
 
 /// Rows that one statement reads, at most.
@@ -36,8 +37,17 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + 'static> Lookup<K, 
             let mut together = Vec::new();
             while waiting.recv_many(&mut together, KEYS_MAX).await > 0 {
                 let keys = together.iter().map(|asked| asked.key).collect();
-                let found = tokio::time::timeout(READ_MAX, read(keys)).await;
-                tell(&mut together, found.unwrap_or(Err(sqlx::Error::PoolTimedOut)));
+                let found = match tokio::time::timeout(READ_MAX, read(keys)).await {
+                    Ok(found) => found,
+                    Err(_) => Err(sqlx::Error::PoolTimedOut),
+                };
+                // Told here: those who asked may have gone.
+                let found = found.inspect_err(log_database_error).ok();
+                for Asked { key, answer } in together.drain(..) {
+                    let told = found.as_ref().map(|found| found.get(&key).cloned());
+                    // Who does not wait any more has hung up, or had no more time.
+                    let _ = answer.send(told.ok_or(ReadError::JustFailed));
+                }
             }
         });
         Self { asked }
@@ -46,27 +56,11 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + 'static> Lookup<K, 
     /// The value of a key; None: there is none.
     ///
     /// # Errors
-    /// The statement failed; one of those who share it is told how.
+    /// The statement failed; the log has been told how.
     pub(crate) async fn get(&self, key: K) -> Result<Option<V>, ReadError> {
         let (answer, told) = oneshot::channel();
         self.asked.send(Asked { key, answer }).await.map_err(|_| ReadError::JustFailed)?;
         told.await.unwrap_or(Err(ReadError::JustFailed))
-    }
-}
-
-fn tell<K: Eq + Hash, V: Clone>(together: &mut Vec<Asked<K, V>>, found: Result<HashMap<K, V>, sqlx::Error>) {
-    let (found, mut error) = match found {
-        Ok(found) => (Some(found), None),
-        Err(error) => (None, Some(error)),
-    };
-    for Asked { key, answer } in together.drain(..) {
-        let told = match (&found, error.take()) {
-            (Some(found), _) => Ok(found.get(&key).cloned()),
-            (None, Some(error)) => Err(error.into()),
-            (None, None) => Err(ReadError::JustFailed),
-        };
-        // Who does not wait any more has hung up, or had no more time.
-        let _ = answer.send(told);
     }
 }
 
@@ -125,7 +119,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_statement_that_does_not_end_is_given_up() {
         let (lookup, permits, _) = doubles();
-        assert!(matches!(lookup.get(2).await, Err(ReadError::Database(sqlx::Error::PoolTimedOut))));
+        assert!(matches!(lookup.get(2).await, Err(ReadError::JustFailed)));
         permits.add_permits(1);
         assert_eq!(lookup.get(2).await.unwrap(), Some(4));
     }
@@ -135,7 +129,7 @@ mod tests {
         let (lookup, permits, _) = doubles();
         permits.add_permits(2);
         let told = ask(&lookup, &[99, 2]).await;
-        assert!(matches!(told[..], [Err(ReadError::Database(_)), Err(ReadError::JustFailed)]), "{told:?}");
+        assert!(matches!(told[..], [Err(ReadError::JustFailed), Err(ReadError::JustFailed)]), "{told:?}");
         assert_eq!(lookup.get(2).await.unwrap(), Some(4));
     }
 }

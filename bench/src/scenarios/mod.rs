@@ -67,7 +67,7 @@ pub(crate) struct Bench {
     pub(crate) alone: bool,
 }
 
-/// Of 16 MB each: more than a scenario writes.
+/// Of 16 MB each: what 400,000 holds write. After a checkpoint they are taken again.
 const LOG_FILES: usize = 32;
 
 /// How much is measured.

@@ -148,7 +148,7 @@ impl Publisher {
         (Self { jobs }, tokio::spawn(teller.run(received)))
     }
 
-    /// Tells the batch; waits while too many are in flight.
+    /// Tells the batch; waits while too many others are still to be told.
     ///
     /// # Errors
     /// Publishing has stopped; its task says why.

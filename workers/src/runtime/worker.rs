@@ -26,8 +26,8 @@ use super::settings::WorkerSettings;
 use super::store;
 use super::word::Word;
 
-/// One connection does all the work, which is one thing after the other: with several, each would plan the statements anew, and none would be
-/// warm. Another one answers `/readyz` meanwhile.
+/// One connection does all the work, which is one thing after the other: of several each would have its turn, and plan every statement for
+/// itself. Another one answers `/readyz` meanwhile.
 const CONNECTIONS: u32 = 1;
 /// How long a worker that was told to stop may take to finish its batch.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(8);
