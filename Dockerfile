@@ -8,9 +8,9 @@ WORKDIR /src
 COPY . .
 # SQL is checked against the committed .sqlx/: no database is needed to build.
 ENV SQLX_OFFLINE=true
-RUN cargo build --release --locked --bin setup --bin api --bin token-worker --bin reservation-worker --bin payment-worker \
+RUN cargo build --profile dist --locked --bin setup --bin api --bin token-worker --bin reservation-worker --bin payment-worker \
     && mkdir /programs \
-    && cd target/release \
+    && cd target/dist \
     && cp setup api token-worker reservation-worker payment-worker /programs
 
 FROM debian:bookworm-slim

@@ -15,6 +15,7 @@ use common::messages::{self, Message};
 use common::problems::Slug;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::body::Parsed;
 use crate::call::Call;
@@ -263,9 +264,10 @@ fn traceparent(headers: &HeaderMap, request: RequestId) -> String {
     if let Some(value) = sent.filter(|value| is_traceparent(value)) {
         return value.to_owned();
     }
-    let (first, second) = request.0.as_u64_pair();
+    let mut buffer = Uuid::encode_buffer();
+    let trace: &str = request.0.simple().encode_lower(&mut buffer);
     // The span's id must not be 0; the variant bits of the second half never are.
-    format!("00-{first:016x}{second:016x}-{second:016x}-01")
+    ["00-", trace, "-", &trace[16..], "-01"].concat()
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, neither id all zeros.
@@ -319,7 +321,6 @@ fn is_recent(pending: &Pending) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use uuid::Uuid;
 
     use super::*;
 

@@ -1,9 +1,9 @@
 //! `Prefer: wait=N`, and the answers of requests through the log: the final one, or 202.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use common::ids::{RequestId, UserId};
 use common::messages::results::{RequestResult, RequestStatus};
@@ -16,6 +16,13 @@ const WAIT_SECONDS_MAX: u8 = 30;
 /// The last look into the database may take this long.
 const LAST_LOOK_MAX: Duration = Duration::from_millis(500);
 const RETRY_AFTER_SECONDS: u64 = 1;
+
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// What is said of each wait that is honoured, by its seconds.
+static APPLIED: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
+    let said = |seconds| HeaderValue::try_from(format!("wait={seconds}")).expect("digits are visible ASCII");
+    (0..=WAIT_SECONDS_MAX).map(said).collect()
+});
 
 /// How long the caller wants to wait, in seconds, as it is honoured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +104,7 @@ pub(crate) fn accepted(request: RequestId, caller: Option<UserId>, wait: Option<
 /// Says that the wait was honoured.
 pub(crate) fn applied(headers: &mut HeaderMap, wait: Option<Wait>) {
     if let Some(Wait(seconds)) = wait {
-        let value = HeaderValue::from_str(&format!("wait={seconds}")).expect("digits are visible ASCII");
-        headers.insert("preference-applied", value);
+        headers.insert(PREFERENCE_APPLIED, APPLIED[usize::from(seconds)].clone());
     }
 }
 

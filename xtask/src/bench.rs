@@ -67,7 +67,7 @@ impl Size {
 struct Launch {
     /// This program.
     myself: PathBuf,
-    is_smoke: bool,
+    profile: Profile,
 }
 
 /// Measures, as `args` say.
@@ -77,8 +77,9 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     let dev = Dev::open(Some(&folder.join(BENCH_DIR)))?;
     // Before anything is built: that may replace this very file.
     let myself = std::env::current_exe().context("cannot find myself")?;
-    let launch = Launch { myself, is_smoke: args.iter().any(|arg| arg == SMOKE) };
-    let programs = cargo::build_programs(&dev, if launch.is_smoke { Profile::Dev } else { Profile::Release })?;
+    let is_smoke = args.iter().any(|arg| arg == SMOKE);
+    let launch = Launch { myself, profile: if is_smoke { Profile::Dev } else { Profile::Dist } };
+    let programs = cargo::build_programs(&dev, launch.profile)?;
     let program = programs.get(BENCH).context("cargo did not say where it put the load generator")?;
     match growths(args)? {
         None => on_a_system(&dev, &launch, Size::USUAL, program, args)?,
@@ -135,7 +136,7 @@ impl Launch {
     fn up(&self, dev: &Dev, size: Size) -> Result<()> {
         let mut command = Command::new(&self.myself);
         command.args(["up", "--detach", "--workers", &size.workers.to_string(), "--dir"]).arg(&dev.dir);
-        command.args(self.is_smoke.then_some("--debug"));
+        command.args(["--profile", self.profile.name()]);
         command.envs(LIMITS).envs([BROKER]).stdout(Stdio::null());
         command.envs(size.partitions.map(|partitions| ("TOPIC_PARTITIONS", partitions.to_string())));
         // Always a private one: a foreign database could not be wiped.

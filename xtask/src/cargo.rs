@@ -21,10 +21,25 @@ pub(crate) const PROGRAMS: [&str; 5] = ["setup", "api", "token-worker", "reserva
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Which of Cargo's profiles is built.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Profile {
+    /// Quick to build, slow to run
     Dev,
+    /// Fast
     Release,
+    /// As it is shipped: fastest, and slowest to build
+    Dist,
+}
+
+impl Profile {
+    /// Its name, as Cargo knows it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+            Self::Dist => "dist",
+        }
+    }
 }
 
 /// The programs of the system by name.
@@ -50,9 +65,7 @@ pub(crate) fn build_programs(dev: &Dev, profile: Profile) -> Result<Programs> {
     let mut command = cargo(dev);
     // All of the workspace: a selection of packages has other features in common, and would compile what they lean on anew.
     command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    command.args(["--profile", profile.name()]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("cargo has no output")?;
     let reader = std::thread::spawn(move || {

@@ -94,8 +94,11 @@ struct UpArgs {
     /// How many of each worker
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// Build and run the dev profile instead of release
-    #[arg(long)]
+    /// Which of Cargo's profiles to build and run
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// Short for --profile dev
+    #[arg(long, conflicts_with = "profile")]
     debug: bool,
     #[command(flatten)]
     dir: DirArg,
@@ -129,7 +132,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(args) => {
             let dev = args.dir.open()?;
-            let profile = if args.debug { Profile::Dev } else { Profile::Release };
+            let profile = if args.debug { Profile::Dev } else { args.profile };
             up::up(&dev, &up::Options { detach: args.detach, workers: args.workers, profile })
         }
         Command::Down { wipe, dir } => down::down(&dir.open()?, wipe),

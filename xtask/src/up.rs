@@ -57,10 +57,7 @@ pub(crate) fn bring_up(system: &mut System, options: &Options, foreign: &Foreign
     let private_kafka = foreign.kafka_bootstrap_servers.is_none();
     let wanted = Wanted { postgres: foreign.database_url.is_none(), maven: private_kafka && !kafka::is_fetched(dev) };
     let tools = packages::ensure(wanted)?;
-    console::note(match options.profile {
-        Profile::Release => "building, release profile (minutes the first time)",
-        Profile::Dev => "building, dev profile (minutes the first time)",
-    });
+    console::note(&format!("building, {} profile (minutes the first time)", options.profile.name()));
     let programs = cargo::build_programs(dev, options.profile)?;
     let backing = system.start_backing(&tools, foreign)?;
     system.setup(&programs, &backing)?;

@@ -165,6 +165,8 @@ impl Producer {
             .set("message.max.bytes", "2097152")
             .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
             .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX)
+            // Records of a crowd resemble each other: a third of the bytes through the broker and on its disk. A lone one has nothing to resemble.
+            .set("compression.codec", if linger.is_zero() { "none" } else { "lz4" })
             .create_with_context(Receipts::default())?;
         Ok(Arc::new(producer))
     }

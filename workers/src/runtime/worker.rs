@@ -40,6 +40,10 @@ const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 const CAUSE_WAIT: Duration = Duration::from_millis(20);
 /// A batch of so many is one of a crowd: the next one gathers, because each batch costs as much as some dozens of records.
 const DWELL_RECORDS: usize = 16;
+/// When so many wait, a batch's own cost is small beside theirs, and it gathers no longer.
+const ENOUGH_RECORDS: usize = 200;
+/// How often that is looked at: to be woken by each record would cost more.
+const DWELL_STEP: Duration = Duration::from_millis(1);
 /// How often to look whether the database still knows what it was told, when no record asks.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(5);
 
@@ -203,8 +207,8 @@ impl<W: Word> Worker<W> {
 
     /// Works off what has arrived: records up to a batch, or what interrupts them.
     async fn work_off(&mut self, first: Fed, feed: &mut Feed) -> anyhow::Result<()> {
-        if self.gather_until > Instant::now() {
-            tokio::time::sleep_until(self.gather_until).await;
+        while self.gather_until > Instant::now() && feed.fed.len() < ENOUGH_RECORDS {
+            tokio::time::sleep_until(self.gather_until.min(Instant::now() + DWELL_STEP)).await;
         }
         let mut records = Vec::new();
         let mut next = Some(first);

@@ -1,0 +1,3 @@
+-- Neighbours are taken together, in one transaction, so each seat of a page needs room for its next version beside the old one: with less
+-- room every other one went to a new page and into the index anew.
+ALTER TABLE seats SET (fillfactor = 40);
