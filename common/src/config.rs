@@ -47,6 +47,13 @@ pub enum LogFormat {
 #[derive(Clone, Default)]
 pub struct KafkaProperties(pub Vec<(String, String)>);
 
+impl KafkaProperties {
+    /// Whether there is one whose name begins so.
+    pub fn says(&self, prefix: &str) -> bool {
+        self.0.iter().any(|(name, _)| name.starts_with(prefix))
+    }
+}
+
 impl FromStr for KafkaProperties {
     type Err = String;
 

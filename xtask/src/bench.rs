@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: release builds of everything, on a fresh system of their own, and load on it. With `--growth`, several such systems
+//! `cargo xtask bench`: everything as it is shipped, on a fresh system of their own, and load on it. With `--growth`, several such systems
 //! one after another.
 
 use std::path::{Path, PathBuf};

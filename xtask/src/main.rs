@@ -58,7 +58,7 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Measure release builds on a fresh system of their own in `.dev/bench`, beside what they are compared with
+    /// Measure the programs as they are shipped, on a fresh system of their own in `.dev/bench`, beside what they are compared with
     ///
     /// `--quick` takes some minutes, `--smoke` only looks whether all is right; `--only SCENARIO` measures one; `--json FILE` writes the
     /// figures, `--plots FOLDER` draws them. `--growth`, or `--growth=WHAT`, measures how the cost of a request grows with what there is, on

@@ -1,4 +1,5 @@
-//! The log alone: records written as the api writes them and read as a worker reads them, without anybody who works on them.
+//! The log alone: records written as the api writes them, but uncompressed, because they all say the same, and read as a worker reads them,
+//! without anybody who works on them.
 //!
 //! The same lets a broker get warm. Its JVM compiles what it runs often, by the number of requests and not of records: some thousands of holds
 //! are a few hundred requests, and a broker that young costs three times as much for each.

@@ -152,7 +152,8 @@ impl Producer {
             Patience::Caller(limit) => limit.as_millis(),
             Patience::Endless => 0,
         };
-        let producer = super::base_config(config, client_id)
+        let mut settings = super::base_config(config, client_id);
+        settings
             // A retry inside the producer neither doubles nor reorders.
             .set("enable.idempotence", "true")
             // 202 means: on all in-sync replicas.
@@ -164,10 +165,12 @@ impl Producer {
             // The topics say how large a record may be; a dead letter is larger than its record.
             .set("message.max.bytes", "2097152")
             .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
-            .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX)
-            // Records of a crowd resemble each other: a third of the bytes through the broker and on its disk. A lone one has nothing to resemble.
-            .set("compression.codec", if linger.is_zero() { "none" } else { "lz4" })
-            .create_with_context(Receipts::default())?;
+            .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX);
+        // Records of a crowd resemble each other, and shrink to a fifth. A lone one has nothing to resemble. An operator may choose otherwise.
+        if !linger.is_zero() && !config.kafka_properties.says("compression.") {
+            settings.set("compression.codec", "lz4");
+        }
+        let producer = settings.create_with_context(Receipts::default())?;
         Ok(Arc::new(producer))
     }
 

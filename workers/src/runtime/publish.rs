@@ -12,6 +12,7 @@ use common::kafka::producer::{OutRecord, Patience, ProduceError, Producer};
 use common::messages::results::ResultRecord;
 use common::topics;
 use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaResult;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -23,6 +24,9 @@ use super::word::OutMessage;
 const BATCHES_WAITING_MAX: usize = 16;
 /// So many records are no crowd, and none of them waits in the Kafka library for another.
 const PROMPT_RECORDS_MAX: usize = 4;
+/// Batches that have waited are told together as long as they are no more records than this: what goes out in more than five requests at
+/// once makes the Kafka library ask without pause, too.
+const TOLD_TOGETHER_MAX: usize = 1_000;
 /// How long those of a crowd are gathered: until all of a batch are handed over.
 const GATHERED_FOR: Duration = Duration::from_millis(1);
 /// How long to let a full producer queue drain before the next try.
@@ -41,6 +45,29 @@ pub(crate) struct Told {
     pub(crate) dead_letters: Vec<Delivery>,
     /// Up to where the batch has come.
     pub(crate) positions: Positions,
+}
+
+impl Told {
+    fn records(&self) -> usize {
+        self.results.len() + self.messages.len()
+    }
+
+    /// Takes in the batches that wait behind this one, while they are few records. The job that was taken and is no batch.
+    fn gather(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        while self.records() < TOLD_TOGETHER_MAX {
+            match jobs.try_recv() {
+                Ok(Job::Tell(Self { results, messages, dead_letters, positions })) => {
+                    self.results.extend(results);
+                    self.messages.extend(messages);
+                    self.dead_letters.extend(dead_letters);
+                    self.positions.extend(positions);
+                }
+                Ok(other) => return Some(other),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
 }
 
 /// Sends records for one worker.
@@ -68,7 +95,7 @@ impl Sender {
 
     /// Writes what a batch leaves; returns when all of it is acknowledged.
     async fn send_all(&self, told: &Told) -> anyhow::Result<()> {
-        let records = told.messages.len() + told.results.len();
+        let records = told.records();
         let producer = if records > PROMPT_RECORDS_MAX { &self.gathering } else { &self.prompt };
         let mut deliveries = Vec::with_capacity(records);
         for message in &told.messages {
@@ -137,14 +164,7 @@ impl Publisher {
         commit_interval: Duration,
     ) -> (Self, tokio::task::JoinHandle<anyhow::Result<()>>) {
         let (jobs, received) = mpsc::channel(BATCHES_WAITING_MAX);
-        let teller = Teller {
-            sender,
-            consumer,
-            topic,
-            interval: commit_interval,
-            pending: Positions::new(),
-            not_before: Instant::now(),
-        };
+        let teller = Teller { sender, consumer, topic, interval: commit_interval, commits: Commits::new() };
         (Self { jobs }, tokio::spawn(teller.run(received)))
     }
 
@@ -175,16 +195,48 @@ impl Publisher {
     }
 }
 
+/// What is acknowledged and not committed yet.
+struct Commits {
+    pending: Positions,
+    /// When to commit again, after the group has refused it.
+    not_before: Instant,
+}
+
+impl Commits {
+    fn new() -> Self {
+        Self { pending: Positions::new(), not_before: Instant::now() }
+    }
+
+    fn are_due(&self, now: Instant) -> bool {
+        !self.pending.is_empty() && now >= self.not_before
+    }
+
+    /// These partitions are another's now.
+    fn forget(&mut self, partitions: &[i32]) {
+        self.pending.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// What became of an attempt to commit all that is pending. After a failure it stays so. One that the group refuses has to wait: each
+    /// refusal makes the client join anew, so asking again and again would keep it from ever joining.
+    fn tried(&mut self, outcome: KafkaResult<()>, now: Instant) {
+        match outcome {
+            Ok(()) => self.pending.clear(),
+            Err(error) if offsets::refused_by_group(&error) => {
+                tracing::warn!(%error, "the group has gone on without this worker; it commits once it has joined again");
+                self.not_before = now + JOIN_WAIT;
+            }
+            Err(error) => tracing::warn!(%error, "offsets are not committed yet"),
+        }
+    }
+}
+
 /// Tells batches in order, and commits what their acknowledgements allow.
 struct Teller {
     sender: Sender,
     consumer: Arc<BaseConsumer<Reports>>,
     topic: &'static str,
     interval: Duration,
-    /// Acknowledged, and not committed yet.
-    pending: Positions,
-    /// When to commit again, after the group has refused it.
-    not_before: Instant,
+    commits: Commits,
 }
 
 impl Teller {
@@ -195,39 +247,130 @@ impl Teller {
         due.tick().await;
         loop {
             tokio::select! {
-                job = jobs.recv() => match job {
-                    Some(Job::Tell(told)) => {
-                        self.sender.send_all(&told).await?;
-                        self.pending.extend(told.positions);
+                job = jobs.recv() => {
+                    let Some(job) = job else { return Ok(()) };
+                    let mut next = self.work_off(job, &mut jobs).await?;
+                    while let Some(job) = next {
+                        next = self.work_off(job, &mut jobs).await?;
                     }
-                    Some(Job::Settle(done)) => {
-                        self.commit().await;
-                        // Nobody waits any more when the worker is stopping for another reason.
-                        let _ = done.send(());
-                    }
-                    Some(Job::Forget(partitions)) => self.pending.retain(|partition, _| !partitions.contains(partition)),
-                    None => return Ok(()),
-                },
-                _ = due.tick() => if Instant::now() >= self.not_before {
+                }
+                _ = due.tick() => if self.commits.are_due(Instant::now()) {
                     self.commit().await;
                 },
             }
         }
     }
 
-    /// A commit that fails stays pending, and is tried again when the next one is due. One that the group refuses has to wait: each refusal
-    /// makes the client join anew, so asking again and again would keep it from ever joining.
+    /// The job that was found to be next, if any.
+    async fn work_off(&mut self, job: Job, jobs: &mut mpsc::Receiver<Job>) -> anyhow::Result<Option<Job>> {
+        match job {
+            Job::Tell(mut told) => {
+                let next = told.gather(jobs);
+                self.sender.send_all(&told).await?;
+                self.commits.pending.extend(told.positions);
+                return Ok(next);
+            }
+            Job::Settle(done) => {
+                self.commit().await;
+                // Nobody waits any more when the worker is stopping for another reason.
+                let _ = done.send(());
+            }
+            Job::Forget(partitions) => self.commits.forget(&partitions),
+        }
+        Ok(None)
+    }
+
     async fn commit(&mut self) {
-        if self.pending.is_empty() {
+        if self.commits.pending.is_empty() {
             return;
         }
-        match offsets::commit(self.consumer.clone(), self.topic, self.pending.clone()).await {
-            Ok(()) => self.pending.clear(),
-            Err(error) if offsets::refused_by_group(&error) => {
-                tracing::warn!(%error, "the group has gone on without this worker; it commits once it has joined again");
-                self.not_before = Instant::now() + JOIN_WAIT;
-            }
-            Err(error) => tracing::warn!(%error, "offsets are not committed yet"),
+        let outcome = offsets::commit(self.consumer.clone(), self.topic, self.commits.pending.clone()).await;
+        self.commits.tried(outcome, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use common::ids::{ConcertId, TokenId, UserId};
+    use common::messages::results::TokenEvent;
+    use rdkafka::error::KafkaError;
+    use rdkafka::types::RDKafkaErrorCode;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A batch of one record, which is told apart by its offset.
+    fn told(partition: i32, offset: i64) -> Told {
+        let id = Uuid::from_u128(offset.unsigned_abs().into());
+        let event = TokenEvent {
+            token_id: TokenId(id),
+            user_id: UserId(id),
+            concert_id: ConcertId(1),
+            at: DateTime::UNIX_EPOCH,
+            expires_at: None,
+            seq: None,
+        };
+        let results = vec![(partition, ResultRecord::TokenExpired(event), None)];
+        Told { results, positions: Positions::from([(partition, offset + 1)]), ..Told::default() }
+    }
+
+    fn ids(told: &Told) -> Vec<u128> {
+        told.results.iter().map(|(_, record, _)| record.id().as_u128()).collect()
+    }
+
+    async fn waiting(waiting: impl IntoIterator<Item = Job>) -> mpsc::Receiver<Job> {
+        let (sender, jobs) = mpsc::channel(TOLD_TOGETHER_MAX + 1);
+        for job in waiting {
+            assert!(sender.send(job).await.is_ok(), "there is room");
         }
+        jobs
+    }
+
+    #[tokio::test]
+    async fn batches_that_wait_are_told_together_in_order_up_to_another_job() {
+        let jobs = [Job::Tell(told(1, 6)), Job::Tell(told(2, 3)), Job::Forget(vec![1]), Job::Tell(told(1, 9))];
+        let mut jobs = waiting(jobs).await;
+        let mut first = told(1, 5);
+        let next = first.gather(&mut jobs);
+        assert!(matches!(next, Some(Job::Forget(partitions)) if partitions == [1]));
+        assert_eq!(ids(&first), [5, 6, 3]);
+        assert_eq!(first.positions, Positions::from([(1, 7), (2, 4)]), "of each partition the last one");
+        let mut last = told(1, 8);
+        assert!(last.gather(&mut jobs).is_none());
+        assert_eq!(ids(&last), [8, 9]);
+    }
+
+    #[tokio::test]
+    async fn no_more_are_told_together_than_the_bound() {
+        let mut jobs = waiting((1..=1_000).map(|offset| Job::Tell(told(1, offset)))).await;
+        let mut first = told(1, 0);
+        assert!(first.gather(&mut jobs).is_none());
+        assert_eq!((first.records(), jobs.len()), (TOLD_TOGETHER_MAX, 1));
+    }
+
+    #[test]
+    fn a_refused_commit_stays_and_waits_until_the_worker_may_have_joined() {
+        let failed = |code| Err(KafkaError::ConsumerCommit(code));
+        let (mut commits, now) = (Commits::new(), Instant::now());
+        assert!(!commits.are_due(now), "there is nothing to commit");
+        commits.pending.extend([(1, 5)]);
+        commits.tried(failed(RDKafkaErrorCode::OperationTimedOut), now);
+        assert!(commits.are_due(now), "what merely failed is tried again at once");
+        commits.tried(failed(RDKafkaErrorCode::UnknownMemberId), now);
+        commits.pending.extend([(2, 7)]);
+        assert!(!commits.are_due(now + JOIN_WAIT - Duration::from_millis(1)));
+        assert!(commits.are_due(now + JOIN_WAIT));
+        assert_eq!(commits.pending, Positions::from([(1, 5), (2, 7)]));
+        commits.tried(Ok(()), now + JOIN_WAIT);
+        assert!(commits.pending.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_committed_of_partitions_that_are_anothers() {
+        let mut commits = Commits::new();
+        commits.pending.extend([(1, 5), (2, 7)]);
+        commits.forget(&[1, 9]);
+        assert_eq!(commits.pending, Positions::from([(2, 7)]));
     }
 }

@@ -207,7 +207,8 @@ impl<W: Word> Worker<W> {
 
     /// Works off what has arrived: records up to a batch, or what interrupts them.
     async fn work_off(&mut self, first: Fed, feed: &mut Feed) -> anyhow::Result<()> {
-        while self.gather_until > Instant::now() && feed.fed.len() < ENOUGH_RECORDS {
+        let enough = ENOUGH_RECORDS.min(self.batch_max);
+        while self.gather_until > Instant::now() && feed.fed.len() + 1 < enough {
             tokio::time::sleep_until(self.gather_until.min(Instant::now() + DWELL_STEP)).await;
         }
         let mut records = Vec::new();
