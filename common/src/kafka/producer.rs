@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
@@ -148,30 +149,8 @@ impl Producer {
         patience: Patience,
         linger: Duration,
     ) -> anyhow::Result<Arc<ThreadedProducer<Receipts>>> {
-        let message_timeout = match patience {
-            Patience::Caller(limit) => limit.as_millis(),
-            Patience::Endless => 0,
-        };
-        let mut settings = super::base_config(config, client_id);
-        settings
-            // A retry inside the producer neither doubles nor reorders.
-            .set("enable.idempotence", "true")
-            // 202 means: on all in-sync replicas.
-            .set("acks", "all")
-            // Java tools give a key the same partition.
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", format!("{:.3}", linger.as_secs_f64() * 1_000.0))
-            .set("message.timeout.ms", message_timeout.to_string())
-            // The topics say how large a record may be; a dead letter is larger than its record.
-            .set("message.max.bytes", "2097152")
-            .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
-            .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX);
-        // Records of a crowd resemble each other, and shrink to a fifth. A lone one has nothing to resemble. An operator may choose otherwise.
-        if !linger.is_zero() && !config.kafka_properties.says("compression.") {
-            settings.set("compression.codec", "lz4");
-        }
-        let producer = settings.create_with_context(Receipts::default())?;
-        Ok(Arc::new(producer))
+        let settings = settings(config, client_id, patience, linger);
+        Ok(Arc::new(settings.create_with_context(Receipts::default())?))
     }
 
     /// Hands a record over, in order, without waiting; the delivery tells what becomes of it.
@@ -211,9 +190,49 @@ impl Producer {
     }
 }
 
+fn settings(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> ClientConfig {
+    let message_timeout = match patience {
+        Patience::Caller(limit) => limit.as_millis(),
+        Patience::Endless => 0,
+    };
+    let mut settings = super::base_config(config, client_id);
+    settings
+        // A retry inside the producer neither doubles nor reorders.
+        .set("enable.idempotence", "true")
+        // 202 means: on all in-sync replicas.
+        .set("acks", "all")
+        // Java tools give a key the same partition.
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", format!("{:.3}", linger.as_secs_f64() * 1_000.0))
+        .set("message.timeout.ms", message_timeout.to_string())
+        // The topics say how large a record may be; a dead letter is larger than its record.
+        .set("message.max.bytes", "2097152")
+        .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
+        .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX);
+    // Records of a crowd resemble each other, and shrink to a fifth. A lone one has nothing to resemble. An operator may choose otherwise.
+    if !linger.is_zero() && !config.kafka_properties.says("compression.") {
+        settings.set("compression.codec", "lz4");
+    }
+    settings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_of_a_crowd_are_compressed_unless_the_operator_chooses() {
+        let compression = |properties: &str, linger: u64| {
+            let kafka_properties = properties.parse().expect("properties");
+            let config = KafkaConfig { kafka_bootstrap_servers: "localhost:1".to_owned(), kafka_properties };
+            let settings = settings(&config, "test", Patience::Endless, Duration::from_millis(linger));
+            settings.get("compression.codec").map(str::to_owned)
+        };
+        assert_eq!(compression("", 3).as_deref(), Some("lz4"));
+        assert_eq!(compression("", 0), None);
+        assert_eq!(compression("compression.codec=gzip", 3).as_deref(), Some("gzip"));
+        assert_eq!(compression("compression.type=gzip", 3), None, "it has two names");
+    }
 
     #[test]
     fn a_crowd_is_many_records_in_a_short_time() {

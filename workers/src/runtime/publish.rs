@@ -248,8 +248,10 @@ impl Teller {
         loop {
             tokio::select! {
                 job = jobs.recv() => {
-                    let Some(job) = job else { return Ok(()) };
-                    let mut next = self.work_off(job, &mut jobs).await?;
+                    if job.is_none() {
+                        return Ok(());
+                    }
+                    let mut next = job;
                     while let Some(job) = next {
                         next = self.work_off(job, &mut jobs).await?;
                     }
