@@ -37,6 +37,9 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, bounds: ServerB
     let mut http = http1::Builder::new();
     // No `pipeline_flush`: it keeps answers back while anything behind their request has arrived, be it a stray line end.
     http.timer(TokioTimer::new()).header_read_timeout(bounds.header_time_max);
+    // Else hyper reads on while a request is under way, only to see whether the caller hangs up: a system call and a buffer for each. A
+    // caller who does is noticed when the answer is written.
+    http.half_close(true);
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &slots) => accepted,

@@ -102,7 +102,7 @@ pub(crate) async fn live_token(
     sqlx::query_as!(
         LiveToken,
         r#"SELECT token_id AS "token_id: TokenId", seq, kid, issued_at FROM queue_tokens
-           WHERE concert_id = $1 AND user_id = $2 AND ended_at IS NULL"#,
+           WHERE user_id = $2 AND concert_id + 0 = $1 AND ended_at IS NULL"#,
         concert.0,
         buyer.0
     )

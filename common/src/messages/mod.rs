@@ -8,11 +8,14 @@ pub mod reservations;
 pub mod results;
 pub mod tokens;
 
+use std::borrow::Cow;
+use std::fmt;
+
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer as _, Serialize};
 use thiserror::Error;
 
-use crate::forms::Object;
 use crate::ids::{RequestId, UserId};
 
 /// The version that all records have today.
@@ -170,21 +173,61 @@ pub(crate) trait HasOrigin {
     }
 }
 
-#[derive(Deserialize)]
+/// What a record says of itself.
+#[derive(Default)]
 struct Envelope<'a> {
-    #[serde(borrow)]
-    r#type: std::borrow::Cow<'a, str>,
-    version: u64,
+    kind: Option<Cow<'a, str>>,
+    version: Option<u64>,
 }
 
 impl<'a> Envelope<'a> {
-    fn read(value: &'a [u8]) -> Result<Self, Unreadable> {
-        let Object(envelope) = serde_json::from_slice::<Object<Self>>(value)
-            .map_err(|error| Unreadable::NotAnObject(error.to_string()))?;
-        if envelope.version != u64::from(VERSION) {
-            return Err(Unreadable::UnknownVersion(envelope.version));
+    /// The record's type, if it has a version that is known here. Both stand in front of all that we write: what comes behind them is
+    /// left to who reads the members.
+    fn read(value: &'a [u8]) -> Result<Cow<'a, str>, Unreadable> {
+        let mut envelope = Self::default();
+        let read = serde_json::Deserializer::from_slice(value).deserialize_map(&mut envelope);
+        match (envelope.kind, envelope.version) {
+            (Some(kind), Some(version)) if version == u64::from(VERSION) => Ok(kind),
+            (Some(_), Some(version)) => Err(Unreadable::UnknownVersion(version)),
+            _ => Err(Unreadable::NotAnObject(
+                read.map_or_else(|error| error.to_string(), |()| "it lacks one".to_owned()),
+            )),
         }
-        Ok(envelope)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Envelope<'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while self.kind.is_none() || self.version.is_none() {
+            match map.next_key::<Text<'de>>()? {
+                Some(Text(name)) if name == "type" => self.kind = Some(map.next_value::<Text<'de>>()?.0),
+                Some(Text(name)) if name == "version" => self.version = Some(map.next_value()?),
+                Some(_) => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                None => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A string, where it stands if it can be read there.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Why the members cannot be read.
+fn unreadable(error: &serde_json::Error) -> Unreadable {
+    if error.is_data() {
+        Unreadable::InvalidMember(error.to_string())
+    } else {
+        Unreadable::NotAnObject(error.to_string())
     }
 }
 
@@ -194,10 +237,10 @@ impl<'a> Envelope<'a> {
 /// [`Unreadable`] says what is wrong with it.
 pub fn read<C: Command>(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<C, Unreadable> {
     let value = value.ok_or(Unreadable::NullValue)?;
-    let envelope = Envelope::read(value)?;
-    let command = C::read(&envelope.r#type, value)
-        .ok_or_else(|| Unreadable::UnknownType(envelope.r#type.into_owned()))?
-        .map_err(|error| Unreadable::InvalidMember(error.to_string()))?;
+    let kind = Envelope::read(value)?;
+    let command = C::read(&kind, value)
+        .ok_or_else(|| Unreadable::UnknownType(kind.into_owned()))?
+        .map_err(|error| unreadable(&error))?;
     let expected = command.key();
     let found = key.unwrap_or_default();
     if found != expected.as_bytes() {
@@ -264,6 +307,13 @@ mod tests {
     }
 
     #[test]
+    fn type_and_version_may_stand_anywhere() {
+        let value = r#"{"colour": {"type": 1}, "seat_ids": [1, 2], "v\u0065rsion": 1, "schedule_id": 42, "user_id":
+            "00000000-0000-0000-0000-000000000008", "request_id": "00000000-0000-0000-0000-000000000007", "type": "reservation.h\u006fld"}"#;
+        assert_eq!(read(Some(b"42"), Some(value.as_bytes())), Ok(ReservationCommand::Hold(hold())));
+    }
+
+    #[test]
     fn unknown_members_are_ignored_wherever_they_stand() {
         let value = json!({"type": "reservation.hold", "version": 1, "request_id": Uuid::from_u128(7), "seat_ids": null,
             "user_id": Uuid::from_u128(8), "schedule_id": 42, "best_available": {"count": 2, "section": null, "colour": 1}});
@@ -294,6 +344,9 @@ mod tests {
         assert_eq!(name(read(Some(b"42"), Some(b"[\"reservation.hold\", 1]"))), "boxoffice.NotAnObject");
         assert_eq!(name(read_json("42", &with("best_available", json!([2, "A"])))), "boxoffice.InvalidMember");
         assert_eq!(name(read_json("42", &json!({"version": 1}))), "boxoffice.NotAnObject");
+        assert_eq!(name(read_json("42", &with("version", json!("1")))), "boxoffice.NotAnObject");
+        let cut = &write(&hold())[..100];
+        assert_eq!(name(read(Some(b"42"), Some(cut))), "boxoffice.NotAnObject");
         assert_eq!(name(read_json("42", &with("type", json!("payment.pay")))), "boxoffice.UnknownType");
         assert_eq!(name(read_json("42", &with("version", json!(2)))), "boxoffice.UnknownVersion");
         assert_eq!(name(read_json("42", &with("schedule_id", json!("42")))), "boxoffice.InvalidMember");

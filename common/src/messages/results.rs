@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Envelope, Unreadable, write_record};
+use super::{Envelope, Unreadable, unreadable, write_record};
 use crate::ids::{ConcertId, RequestId, TokenId, UserId};
 
 /// How a request ended.
@@ -140,14 +140,14 @@ impl ResultRecord {
     /// # Errors
     /// What is wrong with it: results are written by the workers only, so this is a defect or a stranger's record.
     pub fn read(value: &[u8]) -> Result<Self, Unreadable> {
-        let envelope = Envelope::read(value)?;
-        let invalid = |error: serde_json::Error| Unreadable::InvalidMember(error.to_string());
-        match envelope.r#type.as_ref() {
-            "request.succeeded" | "request.failed" => serde_json::from_slice(value).map(Self::Request).map_err(invalid),
-            "token.admitted" => serde_json::from_slice(value).map(Self::TokenAdmitted).map_err(invalid),
-            "token.expired" => serde_json::from_slice(value).map(Self::TokenExpired).map_err(invalid),
-            other => Err(Unreadable::UnknownType(other.to_owned())),
-        }
+        let kind = Envelope::read(value)?;
+        let read = match kind.as_ref() {
+            "request.succeeded" | "request.failed" => serde_json::from_slice(value).map(Self::Request),
+            "token.admitted" => serde_json::from_slice(value).map(Self::TokenAdmitted),
+            "token.expired" => serde_json::from_slice(value).map(Self::TokenExpired),
+            other => return Err(Unreadable::UnknownType(other.to_owned())),
+        };
+        read.map_err(|error| unreadable(&error))
     }
 }
 

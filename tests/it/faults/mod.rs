@@ -5,6 +5,7 @@ mod backups;
 mod gaps;
 mod holds;
 mod instances;
+mod maps;
 mod replay;
 mod restarts;
 mod workers;

@@ -304,7 +304,7 @@ pub(super) async fn end_tokens(
         r#"WITH locked AS MATERIALIZED (
                SELECT q.concert_id, q.seq
                FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[]) AS n (concert_id, user_id, asked_at)
-               JOIN queue_tokens q ON q.concert_id = n.concert_id AND q.user_id = n.user_id AND q.ended_at IS NULL
+               JOIN queue_tokens q ON q.user_id = n.user_id AND q.concert_id + 0 = n.concert_id AND q.ended_at IS NULL
                                       AND q.issued_at <= n.asked_at
                ORDER BY q.concert_id, q.seq FOR UPDATE OF q)
            UPDATE queue_tokens q

@@ -21,9 +21,9 @@ pub(crate) struct State {
     pub(crate) users: HashSet<UserId>,
     /// Those of the batch's schedules that exist.
     pub(crate) schedules: HashMap<ScheduleId, Arc<Schedule>>,
-    /// Whether a seat that a hold names is free; nobody else takes it meanwhile.
+    /// Whether a seat that a hold names is free; nobody else takes it meanwhile. Those that a map has as free may be missing.
     pub(crate) free: HashMap<SeatId, bool>,
-    /// All free seats of the schedules in which somebody wants the best.
+    /// Free seats of some schedules; all of those in which somebody wants the best.
     pub(crate) maps: HashMap<ScheduleId, SeatMap>,
     /// Live seats (HELD or PAID) of a buyer in a schedule.
     pub(crate) live: HashMap<(ScheduleId, UserId), i64>,
@@ -32,7 +32,8 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn is_free(&self, seat: SeatId, schedule: &Schedule) -> bool {
         debug_assert!(schedule.layout.place_of(seat).is_some());
-        self.free.get(&seat).copied().unwrap_or(false)
+        let map = self.maps.get(&schedule.schedule_id);
+        self.free.get(&seat).copied().unwrap_or_else(|| map.is_some_and(|map| map.is_free(&schedule.layout, seat)))
     }
 
     fn take(&mut self, seats: &[SeatId], schedule: &Schedule, buyer: UserId) {

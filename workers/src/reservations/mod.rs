@@ -18,7 +18,7 @@ use common::messages::payments::Pay;
 use common::messages::reservations::{Hold, ReservationCommand};
 use common::messages::results::Source;
 use common::messages::{Message as _, Origin};
-use common::topics;
+use common::{seating, topics};
 use sqlx::{PgConnection, PgPool};
 
 use self::decide::State;
@@ -30,22 +30,32 @@ const SOURCE: &str = "/boxoffice/reservation-worker";
 const LOOK_FOR_OVERDUE: Duration = Duration::from_millis(200);
 /// Maps of free seats that are kept; 200,000 seats take 25 KB.
 const MAPS_MAX: usize = 500;
+/// So many holds of one schedule in a batch are a crowd, for which all its free seats are read once instead of each that is named.
+const CROWD_HOLDS: usize = 64;
 
 /// Holds seats.
 pub struct Reservations {
     currency: String,
     schedules: Schedules,
     users: Users,
-    /// Free seats of the schedules in which somebody wanted the best, and the number of releases that they know of.
-    maps: HashMap<ScheduleId, (SeatMap, i64)>,
+    /// Free seats of the schedules in which somebody wanted the best, or a crowd any. Nobody else takes one of them; they may lack
+    /// some that were given back since the number of releases that they know of.
+    maps: HashMap<ScheduleId, SeatMap>,
+    releases: HashMap<ScheduleId, i64>,
     search: overdue::Search,
 }
 
 impl Reservations {
     /// `currency` is the deployment's.
     pub fn new(currency: String) -> Self {
-        let (schedules, users, maps) = (Schedules::default(), Users::default(), HashMap::new());
-        Self { currency, schedules, users, maps, search: overdue::Search::default() }
+        Self {
+            currency,
+            schedules: Schedules::default(),
+            users: Users::default(),
+            maps: HashMap::new(),
+            releases: HashMap::new(),
+            search: overdue::Search::default(),
+        }
     }
 }
 
@@ -88,7 +98,7 @@ impl Word for Reservations {
         let mut state = self.state(transaction, batch).await?;
         let decisions = decide_all(&mut state, batch, &repeated, now);
         // If a seat is not free after all, `forget` is called.
-        self.remember(state.maps);
+        self.maps.extend(state.maps);
         let made: Vec<Reservation> = decisions.iter().filter_map(|(_, made)| made.as_ref().ok().cloned()).collect();
         if !made.is_empty() {
             store::insert_holds(transaction, &made).await?;
@@ -118,22 +128,20 @@ impl Reservations {
     ) -> Result<State, sqlx::Error> {
         let holds: Vec<&Hold> = batch.iter().map(|logged| hold(logged)).collect();
         let told = batch.iter().filter_map(|logged| again::told(logged.told.as_deref()?));
-        let told = told.flat_map(|told| told.seats).map(|seat| seat.seat_id.0);
-        let seats = sorted(holds.iter().flat_map(|hold| self.named_seats(hold)).map(|seat| seat.0).chain(told));
+        let told = told.flat_map(|told| told.seats).map(|seat| seat.seat_id);
         let buyers = sorted(holds.iter().map(|hold| (hold.schedule_id, hold.user_id)));
-        let best = sorted(holds.iter().filter(|hold| hold.best_available.is_some()).map(|hold| hold.schedule_id.0));
-        if !best.is_empty() {
-            self.refresh_maps(transaction, &best).await?;
-        }
+        self.refresh_maps(transaction, &holds).await?;
+        let named = holds.iter().flat_map(|hold| self.named_seats(hold)).chain(told);
+        let seats = sorted(named.filter(|seat| !self.is_known_free(*seat)).map(|seat| seat.0));
         // After the maps: a seat that is given back in between is free, and its release is news for them the next time.
         let store::Touched { free, live } = store::look(transaction, &seats, &buyers).await?;
-        let maps = self.maps(&holds, &free);
+        let maps = self.take_maps(&holds, &free);
         let schedules = holds.iter().filter_map(|hold| self.schedules.get(hold.schedule_id));
         Ok(State {
             users: holds.iter().map(|hold| hold.user_id).filter(|user| self.users.exists(*user)).collect(),
             schedules: schedules.map(|schedule| (schedule.schedule_id, schedule.clone())).collect(),
             free,
-            maps: maps.into_iter().collect(),
+            maps,
             live,
         })
     }
@@ -145,57 +153,57 @@ impl Reservations {
         by_id.chain(by_label).collect()
     }
 
-    /// The maps of the batch's schedules that are kept, with what was seen since. They are copied, and [`Self::remember`]ed after the
-    /// decisions.
-    fn maps(&mut self, holds: &[&Hold], looked_at: &HashMap<SeatId, bool>) -> Vec<(ScheduleId, SeatMap)> {
-        let mut maps = Vec::new();
-        for schedule in sorted(holds.iter().map(|hold| hold.schedule_id)) {
-            let Some(facts) = self.schedules.get(schedule) else { continue };
-            let Some((map, _)) = self.maps.get_mut(&schedule) else { continue };
-            for (seat, free) in looked_at.iter().filter(|(seat, _)| common::seating::schedule_of(**seat) == schedule) {
-                map.set(&facts.layout, *seat, *free);
+    fn is_known_free(&self, seat: SeatId) -> bool {
+        let schedule = seating::schedule_of(seat);
+        let known = self.maps.get(&schedule).zip(self.schedules.get(schedule));
+        known.is_some_and(|(map, schedule)| map.is_free(&schedule.layout, seat))
+    }
+
+    /// The maps of the batch's schedules, with what was seen since; they are put back after the decisions.
+    fn take_maps(&mut self, holds: &[&Hold], looked_at: &HashMap<SeatId, bool>) -> HashMap<ScheduleId, SeatMap> {
+        let schedules = holds.iter().map(|hold| hold.schedule_id);
+        let mut maps: HashMap<_, _> = schedules.filter_map(|schedule| self.maps.remove_entry(&schedule)).collect();
+        for (seat, free) in looked_at {
+            let schedule = seating::schedule_of(*seat);
+            if let Some((map, schedule)) = maps.get_mut(&schedule).zip(self.schedules.get(schedule)) {
+                map.set(&schedule.layout, *seat, *free);
             }
-            maps.push((schedule, map.clone()));
         }
         maps
     }
 
-    /// Reads the free seats of those schedules in which seats were freed since, or that were not read yet.
-    async fn refresh_maps(&mut self, transaction: &mut PgConnection, wanted: &[i64]) -> Result<(), sqlx::Error> {
-        let releases: HashMap<ScheduleId, i64> = store::releases(transaction, wanted).await?.into_iter().collect();
+    /// Reads the free seats of schedules in which somebody wants the best, and seats were freed since, and of those that have a crowd and
+    /// no map.
+    async fn refresh_maps(&mut self, transaction: &mut PgConnection, holds: &[&Hold]) -> Result<(), sqlx::Error> {
+        let best = holds.iter().filter(|hold| hold.best_available.is_some()).map(|hold| hold.schedule_id);
+        let crowds = crowds(holds).into_iter().filter(|schedule| !self.maps.contains_key(schedule));
+        let wanted = sorted(best.chain(crowds).map(|schedule| schedule.0));
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let releases: HashMap<ScheduleId, i64> = store::releases(transaction, &wanted).await?.into_iter().collect();
         let freed = |schedule: ScheduleId| releases.get(&schedule).copied().unwrap_or_default();
-        let stale: Vec<_> = wanted
-            .iter()
-            .map(|id| ScheduleId(*id))
-            .filter(|id| self.maps.get(id).is_none_or(|(_, known)| *known != freed(*id)))
-            .filter_map(|id| self.schedules.get(id).cloned())
-            .collect();
+        let is_stale = |id: &i64| {
+            let id = ScheduleId(*id);
+            !self.maps.contains_key(&id) || self.releases.get(&id) != Some(&freed(id))
+        };
+        let mut stale: Vec<i64> = wanted.iter().copied().filter(is_stale).collect();
+        if self.maps.len() + stale.len() > MAPS_MAX {
+            self.maps.clear();
+            stale = wanted;
+        }
+        let stale: Vec<_> = stale.into_iter().filter_map(|id| self.schedules.get(ScheduleId(id)).cloned()).collect();
         if stale.is_empty() {
             return Ok(());
         }
-        if self.maps.len() + stale.len() > MAPS_MAX {
-            self.maps.clear();
-            return Box::pin(self.refresh_maps(transaction, wanted)).await;
-        }
         let ranges: Vec<_> = stale.iter().map(|schedule| schedule.layout.seat_range()).collect();
-        let mut free: HashMap<ScheduleId, Vec<SeatId>> = HashMap::new();
-        for seat in store::free_seats(transaction, &ranges).await? {
-            free.entry(common::seating::schedule_of(seat)).or_default().push(seat);
-        }
-        for schedule in stale {
+        let free = store::free_seats(transaction, &ranges).await?;
+        for (schedule, free) in stale.into_iter().zip(free) {
             let id = schedule.schedule_id;
-            let map = SeatMap::new(&schedule.layout, free.remove(&id).unwrap_or_default());
-            self.maps.insert(id, (map, freed(id)));
+            self.maps.insert(id, SeatMap::new(&schedule.layout, free));
+            self.releases.insert(id, freed(id));
         }
         Ok(())
-    }
-
-    fn remember(&mut self, maps: HashMap<ScheduleId, SeatMap>) {
-        for (schedule, map) in maps {
-            if let Some((kept, _)) = self.maps.get_mut(&schedule) {
-                *kept = map;
-            }
-        }
     }
 
     fn applied(&self, batch: &[&Logged<ReservationCommand>], decisions: Vec<Decision<'_>>) -> Applied {
@@ -262,6 +270,15 @@ fn payment(logged: &Logged<ReservationCommand>) -> OutMessage {
         origin: Some(Origin { kind: Hold::TYPE.to_owned(), submitted_at: logged.asked_at, source: Some(source) }),
     };
     OutMessage::new(&pay, hold.request_id, SOURCE, logged.traceparent.as_deref())
+}
+
+/// The schedules of which many holds are.
+fn crowds(holds: &[&Hold]) -> Vec<ScheduleId> {
+    let mut counts: HashMap<ScheduleId, usize> = HashMap::new();
+    for hold in holds {
+        *counts.entry(hold.schedule_id).or_default() += 1;
+    }
+    counts.into_iter().filter(|(_, count)| *count >= CROWD_HOLDS).map(|(schedule, _)| schedule).collect()
 }
 
 fn hold(logged: &Logged<ReservationCommand>) -> &Hold {

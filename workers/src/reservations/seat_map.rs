@@ -48,15 +48,25 @@ impl SeatMap {
         map
     }
 
+    /// Whether a seat is free.
+    pub(crate) fn is_free(&self, layout: &Layout, seat: SeatId) -> bool {
+        let Some((section, row, number)) = self.find(layout, seat) else { return false };
+        self.sections[section].rows[row].words[number / WORD_BITS] & (1 << (number % WORD_BITS)) != 0
+    }
+
+    /// Section, row in it and number in that, each from 0; None: it is another schedule's.
+    fn find(&self, layout: &Layout, seat: SeatId) -> Option<(usize, usize, usize)> {
+        let place = usize::try_from(layout.place_of(seat)?).ok()?;
+        let index = self.sections.partition_point(|section| section.first_place <= place) - 1;
+        let section = &self.sections[index];
+        let place = place - section.first_place;
+        Some((index, place / section.seats_per_row, place % section.seats_per_row))
+    }
+
     /// Marks a seat; ids of other schedules are passed over.
     pub(crate) fn set(&mut self, layout: &Layout, seat: SeatId, free: bool) {
-        let Some(place) = layout.place_of(seat).and_then(|place| usize::try_from(place).ok()) else { return };
-        let after = self.sections.partition_point(|section| section.first_place <= place);
-        let section = &mut self.sections[after - 1];
-        let (row, number) = (
-            (place - section.first_place) / section.seats_per_row,
-            (place - section.first_place) % section.seats_per_row,
-        );
+        let Some((section, row, number)) = self.find(layout, seat) else { return };
+        let section = &mut self.sections[section];
         let (row, bit) = (&mut section.rows[row], 1 << (number % WORD_BITS));
         let word = &mut row.words[number / WORD_BITS];
         match (*word & bit != 0, free) {
@@ -201,6 +211,9 @@ mod tests {
         );
         assert_eq!(best(&map, 6, Some("A")), None);
         assert_eq!((map.free(Some("A")), map.free(None), map.free(Some("C"))), (5, 75, 0));
+        let is_free = |label| map.is_free(&layout, layout.find(label).unwrap());
+        assert_eq!(["A-1-2", "A-1-3", "A-2-4", "B-1-70"].map(is_free), [false, true, false, true]);
+        assert!(!map.is_free(&layout, SeatId(1)), "another schedule's");
     }
 
     #[test]

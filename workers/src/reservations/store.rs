@@ -75,17 +75,17 @@ pub(crate) async fn releases(
     Ok(rows.into_iter().map(|row| (row.schedule_id, row.releases)).collect())
 }
 
-/// The free seats between each first and last id, both included.
+/// The free seats between each first and last id, both included. One row a range: a house has many seats.
 pub(crate) async fn free_seats(
     transaction: &mut PgConnection,
     ranges: &[(SeatId, SeatId)],
-) -> Result<Vec<SeatId>, sqlx::Error> {
+) -> Result<Vec<Vec<SeatId>>, sqlx::Error> {
     let first: Vec<i64> = ranges.iter().map(|(first, _)| first.0).collect();
     let last: Vec<i64> = ranges.iter().map(|(_, last)| last.0).collect();
     sqlx::query_scalar!(
-        r#"SELECT s.seat_id AS "seat_id: SeatId" FROM UNNEST($1::bigint[], $2::bigint[]) AS r (first, last)
-           JOIN seats s ON s.seat_id BETWEEN r.first AND r.last
-           WHERE s.status = 'AVAILABLE'"#,
+        r#"SELECT ARRAY(SELECT seat_id FROM seats WHERE seat_id BETWEEN r.first AND r.last AND status = 'AVAILABLE')
+                  AS "free!: Vec<SeatId>"
+           FROM UNNEST($1::bigint[], $2::bigint[]) WITH ORDINALITY AS r (first, last, place) ORDER BY r.place"#,
         &first,
         &last
     )
