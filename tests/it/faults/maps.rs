@@ -42,8 +42,8 @@ async fn a_crowd_finds_seats_that_came_free_and_none_that_is_anothers() {
     let succeeded = |outcomes: &[Value]| outcomes.iter().all(|outcome| outcome["status"] == "SUCCEEDED");
     assert!(succeeded(&hold(0, &seats).await));
     // The worker knows now which seats are free. One more becomes so.
-    let held = buyers[0].call("GET", "/v1/reservations").send().await.is(200);
-    buyers[0].cancel(&held["reservations"][0], Way::Wait).await.ok(200);
+    let listed = buyers[0].call("GET", "/v1/reservations").send().await.is(200);
+    buyers[0].cancel(&listed["reservations"][0], Way::Wait).await.ok(200);
     seats[BUYERS] = seats[0];
     assert!(succeeded(&hold(1, &seats).await));
     // And one is given away behind its back.
