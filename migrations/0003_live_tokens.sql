@@ -1,4 +1,5 @@
--- By the buyer first. Behind a concert whose tokens are few the planner took it for no worse to read all tokens of the concert, and kept to
--- that plan while they became many: the statements now name the concert so that only this index finds a live token.
+-- By the buyer first. While a concert had few tokens, the planner took reading all of them for no worse than finding one here, and kept to
+-- that plan when they had become many. The statements name the concert so that only the buyer finds a live token.
+CREATE UNIQUE INDEX queue_tokens_live_of_buyer ON queue_tokens (user_id, concert_id) WHERE ended_at IS NULL;
 DROP INDEX queue_tokens_live;
-CREATE UNIQUE INDEX queue_tokens_live ON queue_tokens (user_id, concert_id) WHERE ended_at IS NULL;
+ALTER INDEX queue_tokens_live_of_buyer RENAME TO queue_tokens_live;

@@ -24,8 +24,8 @@ use crate::queues::{Place, TokenState};
 use crate::state::App;
 use crate::store;
 
-/// How often a stream shows that it is alive when nothing happens.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often a stream shows that it is alive when nothing happens. The second one after its reader has gone finds that out.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// When a client whose connection broke may come again.
 const RECONNECT: Duration = Duration::from_secs(3);
 /// The marks may say that a token is admitted before the results topic tells until when: so long it is waited for.

@@ -188,10 +188,11 @@ impl<'a> Envelope<'a> {
         let read = serde_json::Deserializer::from_slice(value).deserialize_map(&mut envelope);
         match (envelope.kind, envelope.version) {
             (Some(kind), Some(version)) if version == u64::from(VERSION) => Ok(kind),
-            (Some(_), Some(version)) => Err(Unreadable::UnknownVersion(version)),
-            _ => Err(Unreadable::NotAnObject(
-                read.map_or_else(|error| error.to_string(), |()| "it lacks one".to_owned()),
-            )),
+            (Some(_), Some(version)) => Err(refused(value, Unreadable::UnknownVersion(version))),
+            _ => {
+                let why = read.map_or_else(|error| error.to_string(), |()| "`type` or `version` is missing".to_owned());
+                Err(Unreadable::NotAnObject(why))
+            }
         }
     }
 }
@@ -206,8 +207,12 @@ impl<'de> Visitor<'de> for &mut Envelope<'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while self.kind.is_none() || self.version.is_none() {
             match map.next_key::<Text<'de>>()? {
-                Some(Text(name)) if name == "type" => self.kind = Some(map.next_value::<Text<'de>>()?.0),
-                Some(Text(name)) if name == "version" => self.version = Some(map.next_value()?),
+                Some(Text(name)) if name == "type" && self.kind.is_none() => {
+                    self.kind = Some(map.next_value::<Text<'de>>()?.0);
+                }
+                Some(Text(name)) if name == "version" && self.version.is_none() => {
+                    self.version = Some(map.next_value()?);
+                }
                 Some(_) => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -222,13 +227,14 @@ impl<'de> Visitor<'de> for &mut Envelope<'de> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Why the members cannot be read.
-fn unreadable(error: &serde_json::Error) -> Unreadable {
-    if error.is_data() {
-        Unreadable::InvalidMember(error.to_string())
-    } else {
-        Unreadable::NotAnObject(error.to_string())
-    }
+/// Why a value is refused: what is no JSON as a whole is nothing else, however far it was read.
+fn refused(value: &[u8], why: Unreadable) -> Unreadable {
+    serde_json::from_slice::<IgnoredAny>(value).map_or_else(|error| Unreadable::NotAnObject(error.to_string()), |_| why)
+}
+
+/// The same for a member.
+fn invalid_member(value: &[u8], error: &serde_json::Error) -> Unreadable {
+    refused(value, Unreadable::InvalidMember(error.to_string()))
 }
 
 /// Reads a record of a command topic.
@@ -239,8 +245,8 @@ pub fn read<C: Command>(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<C, U
     let value = value.ok_or(Unreadable::NullValue)?;
     let kind = Envelope::read(value)?;
     let command = C::read(&kind, value)
-        .ok_or_else(|| Unreadable::UnknownType(kind.into_owned()))?
-        .map_err(|error| unreadable(&error))?;
+        .ok_or_else(|| refused(value, Unreadable::UnknownType(kind.into_owned())))?
+        .map_err(|error| invalid_member(value, &error))?;
     let expected = command.key();
     let found = key.unwrap_or_default();
     if found != expected.as_bytes() {
@@ -345,8 +351,11 @@ mod tests {
         assert_eq!(name(read_json("42", &with("best_available", json!([2, "A"])))), "boxoffice.InvalidMember");
         assert_eq!(name(read_json("42", &json!({"version": 1}))), "boxoffice.NotAnObject");
         assert_eq!(name(read_json("42", &with("version", json!("1")))), "boxoffice.NotAnObject");
-        let cut = &write(&hold())[..100];
+        let written = write(&hold());
+        let cut = &written[..written.len() - 1];
         assert_eq!(name(read(Some(b"42"), Some(cut))), "boxoffice.NotAnObject");
+        let unknown = br#"{"type": "payment.pay", "version": 1, "#;
+        assert_eq!(name(read(Some(b"42"), Some(unknown))), "boxoffice.NotAnObject", "as a whole");
         assert_eq!(name(read_json("42", &with("type", json!("payment.pay")))), "boxoffice.UnknownType");
         assert_eq!(name(read_json("42", &with("version", json!(2)))), "boxoffice.UnknownVersion");
         assert_eq!(name(read_json("42", &with("schedule_id", json!("42")))), "boxoffice.InvalidMember");

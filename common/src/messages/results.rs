@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Envelope, Unreadable, unreadable, write_record};
+use super::{Envelope, Unreadable, invalid_member, refused, write_record};
 use crate::ids::{ConcertId, RequestId, TokenId, UserId};
 
 /// How a request ended.
@@ -145,9 +145,9 @@ impl ResultRecord {
             "request.succeeded" | "request.failed" => serde_json::from_slice(value).map(Self::Request),
             "token.admitted" => serde_json::from_slice(value).map(Self::TokenAdmitted),
             "token.expired" => serde_json::from_slice(value).map(Self::TokenExpired),
-            other => return Err(Unreadable::UnknownType(other.to_owned())),
+            other => return Err(refused(value, Unreadable::UnknownType(other.to_owned()))),
         };
-        read.map_err(|error| unreadable(&error))
+        read.map_err(|error| invalid_member(value, &error))
     }
 }
 

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{Trouble, WORKERS, crowd, each_has_one_seat, purchase};
+use super::{Trouble, WORKERS, crowd, each_has_one_seat, metric, purchase};
 
 /// Another process like `name`, ready, with the variable of its address set to a free one; and a client of it.
 async fn another(processes: &Processes, name: &str, variable: &str) -> (Running, Api) {
@@ -60,6 +60,21 @@ async fn two_apis_answer_alike() {
     })
     .await;
     assert!(running.stop(s(11)).await, "exit code 0");
+}
+
+/// Nobody reads from a connection whose request is under way: only what is written to it tells that its caller has hung up.
+#[tokio::test]
+async fn a_reader_who_has_gone_frees_the_place_of_its_stream() {
+    let _processes = Processes::begin().await;
+    let api = Api::new();
+    let show = Show::new(&api).await;
+    let buyer = show.buyer(0).await;
+    let open = async || metric(&api, "BOXOFFICE_URL", "api_streams").await;
+    let before = open().await;
+    let stream = buyer.inside(&show, "GET", "/v1/queue-token/events").open().await;
+    eventually("the stream is open", s(5), async || met(open().await > before, before)).await;
+    drop(stream);
+    eventually("its place is free", s(15), async || met(open().await <= before, before)).await;
 }
 
 /// Told to stop in the middle of purchases, each process finishes what it has and ends in good order within ten seconds.

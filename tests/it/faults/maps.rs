@@ -5,7 +5,7 @@ use boxoffice_tests::{Api, Buyer, Show, Way, database, shapes};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
-use super::crowd;
+use super::{crowd, metric};
 
 /// More holds than make a crowd.
 const BUYERS: usize = 80;
@@ -57,7 +57,10 @@ async fn a_crowd_finds_seats_that_came_free_and_none_that_is_anothers() {
     .execute(&pool)
     .await
     .expect("Postgres answers");
+    let retries = async || metric(&api, "RESERVATION_WORKER_URL", "boxoffice_apply_retries_total").await;
+    let before = retries().await;
     let outcomes = hold(2, &seats).await;
     shapes::problem(&outcomes[0]["problem"], 409, "seat-unavailable");
     assert!(succeeded(&outcomes[1..]));
+    assert!(retries().await > before, "the worker took it for free, so it has a map");
 }

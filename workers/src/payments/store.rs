@@ -288,7 +288,7 @@ async fn note_releases(connection: &mut PgConnection, schedules: &[ScheduleId]) 
 }
 
 /// Ends the live queue tokens of those who paid, and tells which they were; not one that was made after the payment was asked for.
-/// An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the
+/// They are found as the token worker finds them, one index probe each. An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the
 /// places of those who left.
 pub(super) async fn end_tokens(
     connection: &mut PgConnection,
@@ -302,11 +302,20 @@ pub(super) async fn end_tokens(
     }
     let rows = sqlx::query!(
         r#"WITH locked AS MATERIALIZED (
-               SELECT q.concert_id, q.seq
-               FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[]) AS n (concert_id, user_id, asked_at)
-               JOIN queue_tokens q ON q.user_id = n.user_id AND q.concert_id + 0 = n.concert_id AND q.ended_at IS NULL
-                                      AND q.issued_at <= n.asked_at
-               ORDER BY q.concert_id, q.seq FOR UPDATE OF q)
+               SELECT t.concert_id, t.seq
+               FROM (
+                   SELECT own.concert_id, own.seq, n.asked_at
+                   FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[]) AS n (concert_id, user_id, asked_at)
+                   CROSS JOIN LATERAL (
+                       SELECT t.concert_id, t.seq FROM queue_tokens t
+                       WHERE t.user_id = n.user_id AND t.concert_id + 0 = n.concert_id AND t.ended_at IS NULL
+                       LIMIT 1) own
+                   ORDER BY own.concert_id, own.seq
+               ) k
+               CROSS JOIN LATERAL (
+                   SELECT t.concert_id, t.seq FROM queue_tokens t
+                   WHERE t.concert_id = k.concert_id AND t.seq = k.seq AND t.ended_at IS NULL AND t.issued_at <= k.asked_at
+                   FOR UPDATE) t)
            UPDATE queue_tokens q
            SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
            FROM locked WHERE q.concert_id = locked.concert_id AND q.seq = locked.seq

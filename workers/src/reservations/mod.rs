@@ -19,7 +19,8 @@ use common::messages::reservations::{Hold, ReservationCommand};
 use common::messages::results::Source;
 use common::messages::{Message as _, Origin};
 use common::{seating, topics};
-use sqlx::{PgConnection, PgPool};
+use futures::TryStreamExt as _;
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 use self::decide::State;
 use self::seat_map::SeatMap;
@@ -32,6 +33,8 @@ const LOOK_FOR_OVERDUE: Duration = Duration::from_millis(200);
 const MAPS_MAX: usize = 500;
 /// So many holds of one schedule in a batch are a crowd, for which all its free seats are read once instead of each that is named.
 const CROWD_HOLDS: usize = 64;
+/// And so many seats of the schedule, at most, for each of them.
+const SEATS_PER_CROWD_HOLD: i64 = 1_000;
 
 /// Holds seats.
 pub struct Reservations {
@@ -114,6 +117,7 @@ impl Word for Reservations {
 
     fn forget(&mut self) {
         self.maps.clear();
+        self.releases.clear();
         self.schedules.forget();
         self.users.forget();
     }
@@ -176,7 +180,7 @@ impl Reservations {
     /// no map.
     async fn refresh_maps(&mut self, transaction: &mut PgConnection, holds: &[&Hold]) -> Result<(), sqlx::Error> {
         let best = holds.iter().filter(|hold| hold.best_available.is_some()).map(|hold| hold.schedule_id);
-        let crowds = crowds(holds).into_iter().filter(|schedule| !self.maps.contains_key(schedule));
+        let crowds = self.crowds(holds).into_iter().filter(|schedule| !self.maps.contains_key(schedule));
         let wanted = sorted(best.chain(crowds).map(|schedule| schedule.0));
         if wanted.is_empty() {
             return Ok(());
@@ -190,6 +194,7 @@ impl Reservations {
         let mut stale: Vec<i64> = wanted.iter().copied().filter(is_stale).collect();
         if self.maps.len() + stale.len() > MAPS_MAX {
             self.maps.clear();
+            self.releases.clear();
             stale = wanted;
         }
         let stale: Vec<_> = stale.into_iter().filter_map(|id| self.schedules.get(ScheduleId(id)).cloned()).collect();
@@ -197,13 +202,29 @@ impl Reservations {
             return Ok(());
         }
         let ranges: Vec<_> = stale.iter().map(|schedule| schedule.layout.seat_range()).collect();
-        let free = store::free_seats(transaction, &ranges).await?;
-        for (schedule, free) in stale.into_iter().zip(free) {
+        let mut free = store::free_seats(transaction, &ranges);
+        for schedule in stale {
             let id = schedule.schedule_id;
-            self.maps.insert(id, SeatMap::new(&schedule.layout, free));
+            self.maps.insert(id, SeatMap::new(&schedule.layout, free.try_next().await?.unwrap_or_default()));
             self.releases.insert(id, freed(id));
         }
+        drop(free);
+        // All seats of a house came at once.
+        transaction.shrink_buffers();
         Ok(())
+    }
+
+    /// The schedules of which many holds are, in numbers and beside the seats that would be read.
+    fn crowds(&self, holds: &[&Hold]) -> Vec<ScheduleId> {
+        let mut counts: HashMap<ScheduleId, usize> = HashMap::new();
+        for hold in holds {
+            *counts.entry(hold.schedule_id).or_default() += 1;
+        }
+        let seats = |id: ScheduleId| self.schedules.get(id).map_or(0, |schedule| schedule.layout.total_seats());
+        let is_crowd = |id: ScheduleId, count: usize| {
+            count >= CROWD_HOLDS && i64::try_from(count).is_ok_and(|count| count * SEATS_PER_CROWD_HOLD >= seats(id))
+        };
+        counts.into_iter().filter(|(id, count)| is_crowd(*id, *count)).map(|(id, _)| id).collect()
     }
 
     fn applied(&self, batch: &[&Logged<ReservationCommand>], decisions: Vec<Decision<'_>>) -> Applied {
@@ -270,15 +291,6 @@ fn payment(logged: &Logged<ReservationCommand>) -> OutMessage {
         origin: Some(Origin { kind: Hold::TYPE.to_owned(), submitted_at: logged.asked_at, source: Some(source) }),
     };
     OutMessage::new(&pay, hold.request_id, SOURCE, logged.traceparent.as_deref())
-}
-
-/// The schedules of which many holds are.
-fn crowds(holds: &[&Hold]) -> Vec<ScheduleId> {
-    let mut counts: HashMap<ScheduleId, usize> = HashMap::new();
-    for hold in holds {
-        *counts.entry(hold.schedule_id).or_default() += 1;
-    }
-    counts.into_iter().filter(|(_, count)| *count >= CROWD_HOLDS).map(|(schedule, _)| schedule).collect()
 }
 
 fn hold(logged: &Logged<ReservationCommand>) -> &Hold {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use common::bodies::Reservation;
 use common::ids::{ReservationId, ScheduleId, SeatId, UserId};
+use futures::stream::BoxStream;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -75,11 +76,11 @@ pub(crate) async fn releases(
     Ok(rows.into_iter().map(|row| (row.schedule_id, row.releases)).collect())
 }
 
-/// The free seats between each first and last id, both included. One row a range: a house has many seats.
-pub(crate) async fn free_seats(
-    transaction: &mut PgConnection,
-    ranges: &[(SeatId, SeatId)],
-) -> Result<Vec<Vec<SeatId>>, sqlx::Error> {
+/// The free seats between each first and last id, both included, range by range.
+pub(crate) fn free_seats<'a>(
+    transaction: &'a mut PgConnection,
+    ranges: &'a [(SeatId, SeatId)],
+) -> BoxStream<'a, Result<Vec<SeatId>, sqlx::Error>> {
     let first: Vec<i64> = ranges.iter().map(|(first, _)| first.0).collect();
     let last: Vec<i64> = ranges.iter().map(|(_, last)| last.0).collect();
     sqlx::query_scalar!(
@@ -89,8 +90,7 @@ pub(crate) async fn free_seats(
         &first,
         &last
     )
-    .fetch_all(transaction)
-    .await
+    .fetch(transaction)
 }
 
 /// Writes the holds of a batch: their rows, and their seats as HELD.

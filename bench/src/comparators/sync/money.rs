@@ -51,7 +51,7 @@ const PAY: &str = r#"
     token AS (
         UPDATE queue_tokens
         SET status = CASE status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = now()
-        WHERE concert_id = $8 AND user_id = $1 AND ended_at IS NULL AND issued_at <= now())
+        WHERE user_id = $1 AND concert_id + 0 = $8 AND ended_at IS NULL AND issued_at <= now())
     INSERT INTO requests (request_id, user_id, kind, status, http_status, body, submitted_at, finished_at, topic, partition, "offset")
     VALUES ($3, $1, 'payment.pay', 'SUCCEEDED', 201, $9::text::json, now(), now(), 'sync', 0, 0)"#;
 

@@ -35,7 +35,7 @@ const LOCK: &str = "
             WHERE l.concert_id = q.concert_id AND l.status = 'LEFT' AND l.seq > q.admitted_seq
               AND l.seq < coalesce(t.seq, q.next_seq)) AS gone
     FROM queues q
-    LEFT JOIN queue_tokens t ON t.concert_id = q.concert_id AND t.user_id = $2 AND t.ended_at IS NULL
+    LEFT JOIN queue_tokens t ON t.user_id = $2 AND t.concert_id + 0 = q.concert_id AND t.ended_at IS NULL
     WHERE q.concert_id = $1
     FOR UPDATE OF q";
 
