@@ -33,8 +33,8 @@ const LOOK_FOR_OVERDUE: Duration = Duration::from_millis(200);
 const MAPS_MAX: usize = 500;
 /// So many holds of one schedule in a batch are a crowd, for which all its free seats are read once instead of each that is named.
 const CROWD_HOLDS: usize = 64;
-/// And so many seats of the schedule, at most, for each of them.
-const SEATS_PER_CROWD_HOLD: i64 = 1_000;
+/// And so many seats of the schedule, at most, for each of them: to read them takes no longer than some batches.
+const SEATS_PER_CROWD_HOLD: i64 = 250;
 
 /// Holds seats.
 pub struct Reservations {
