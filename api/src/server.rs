@@ -38,7 +38,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, bounds: ServerB
     // No `pipeline_flush`: it keeps answers back while anything behind their request has arrived, be it a stray line end.
     http.timer(TokioTimer::new()).header_read_timeout(bounds.header_time_max);
     // Else hyper reads on while a request is under way, only to see whether its caller hangs up: a buffer and some work for each. Who hangs
-    // up keeps his place until his answer is written, or a heartbeat of his stream.
+    // up keeps his place until his answer is written, or the second heartbeat of his stream.
     http.half_close(true);
     loop {
         let accepted = tokio::select! {

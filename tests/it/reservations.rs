@@ -300,16 +300,7 @@ async fn b_05_best_available_takes_no_seat_that_another_worker_has_given_away() 
     };
     let [first, second, third] = show.pick().await;
     assert_eq!(best(1).await, [first]);
-    sqlx::query(
-        "WITH given AS (
-             UPDATE reservations SET seat_ids = seat_ids || $2::bigint WHERE user_id = $1 RETURNING reservation_id)
-         UPDATE seats SET status = 'HELD', reservation_id = given.reservation_id FROM given WHERE seat_id = $2",
-    )
-    .bind(buyer.user_id.parse::<uuid::Uuid>().unwrap())
-    .bind(second)
-    .execute(&pool)
-    .await
-    .expect("Postgres answers");
+    database::give_away(&pool, &buyer, second).await;
     assert_eq!(best(1).await, [third]);
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
-use crate::setting;
 use crate::wait::s;
+use crate::{Buyer, setting};
 
 /// A pool of its own for each test: connections live in its runtime.
 pub async fn pool() -> PgPool {
@@ -51,4 +51,21 @@ pub async fn applied(pool: &PgPool) -> crate::log::Offsets {
         .await
         .expect("rows");
     rows.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect()
+}
+
+/// Gives a seat to a buyer who holds others, behind the workers' back: as another worker would, that had its schedule for a while.
+///
+/// # Panics
+/// Postgres does not answer.
+pub async fn give_away(pool: &PgPool, buyer: &Buyer, seat: i64) {
+    sqlx::query(
+        "WITH given AS (
+             UPDATE reservations SET seat_ids = seat_ids || $2::bigint WHERE user_id = $1 RETURNING reservation_id)
+         UPDATE seats SET status = 'HELD', reservation_id = given.reservation_id FROM given WHERE seat_id = $2",
+    )
+    .bind(buyer.user_id.parse::<uuid::Uuid>().expect("a buyer's id is a UUID"))
+    .bind(seat)
+    .execute(pool)
+    .await
+    .expect("Postgres answers");
 }

@@ -47,16 +47,7 @@ async fn a_crowd_finds_seats_that_came_free_and_none_that_is_anothers() {
     seats[BUYERS] = seats[0];
     assert!(succeeded(&hold(1, &seats).await));
     // And one is given away behind its back.
-    sqlx::query(
-        "WITH given AS (
-             UPDATE reservations SET seat_ids = seat_ids || $2::bigint WHERE user_id = $1 RETURNING reservation_id)
-         UPDATE seats SET status = 'HELD', reservation_id = given.reservation_id FROM given WHERE seat_id = $2",
-    )
-    .bind(buyers[1].user_id.parse::<uuid::Uuid>().unwrap())
-    .bind(seats[2 * BUYERS])
-    .execute(&pool)
-    .await
-    .expect("Postgres answers");
+    database::give_away(&pool, &buyers[1], seats[2 * BUYERS]).await;
     let retries = async || metric(&api, "RESERVATION_WORKER_URL", "boxoffice_apply_retries_total").await;
     let before = retries().await;
     let outcomes = hold(2, &seats).await;
