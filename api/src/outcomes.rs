@@ -2,7 +2,8 @@
 //! asks or waits touches no database.
 //!
 //! A request is in one of three places of its shard: among the outcomes, among the pending ones (accepted here, no outcome yet), or in
-//! neither, and then only the database knows. All three are bounded and forget the oldest first.
+//! neither, and then only the database knows. All three are bounded and forget the oldest first. An outcome that its only caller has got is
+//! not kept at all: under a crowd of callers who wait, that is nearly every one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -125,26 +126,24 @@ impl Outcomes {
         }
     }
 
-    /// An outcome has come: it is remembered, and whoever waits is woken. A repeat changes nothing.
+    /// An outcome has come: whoever waits is woken, and it is remembered for who may ask. Who was answered and sent no `Idempotency-Key`
+    /// will hardly ask again; if he does, the database knows. A repeat changes nothing.
     pub(crate) fn arrived(&self, result: RequestResult) {
         let request = result.request_id;
-        let bytes = weight(&result);
         let result = Arc::new(result);
         let mut shard = self.shards.of(&request);
         shard.pending.remove(&request);
-        if shard.finished.get(&request).is_none() {
-            shard.finished.insert(request, result.clone());
-            shard.finished_bytes += bytes;
+        let waiters = shard.waiters.remove(&request);
+        // A waiter that cannot be told has hung up. One whose time runs out at this moment looks into the database.
+        let is_told =
+            waiters.into_iter().flatten().fold(false, |told, (_, waiter)| waiter.send(result.clone()).is_ok() || told);
+        if !(is_told && result.request_hash.is_none()) && shard.finished.get(&request).is_none() {
+            shard.finished_bytes += weight(&result);
+            shard.finished.insert(request, result);
             while shard.finished.len() > self.bounds.outcomes || shard.finished_bytes > self.bounds.bytes {
                 let Some(oldest) = shard.finished.pop_oldest() else { break };
                 shard.finished_bytes -= weight(&oldest);
             }
-        }
-        let waiters = shard.waiters.remove(&request);
-        drop(shard);
-        for (_, waiter) in waiters.into_iter().flatten() {
-            // Who does not wait any more has hung up.
-            let _ = waiter.send(result.clone());
         }
     }
 
@@ -244,15 +243,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_wait_are_woken_and_who_comes_later_finds_it() {
+    async fn all_who_wait_are_woken_and_a_repeat_with_the_same_key_finds_it() {
         let outcomes = outcomes(100);
         let (Watch::Waiting(mut one), Watch::Waiting(mut two)) = (outcomes.watch(id(1)), outcomes.watch(id(1))) else {
             panic!("nothing is known yet")
         };
-        outcomes.arrived(result(1));
+        outcomes.arrived(RequestResult { request_hash: Some("hash".to_owned()), ..result(1) });
         assert_eq!(one.outcome().await.unwrap().request_id, id(1));
         assert_eq!(two.outcome().await.unwrap().request_id, id(1));
         assert!(matches!(outcomes.watch(id(1)), Watch::Finished(_)));
+    }
+
+    #[tokio::test]
+    async fn an_outcome_is_kept_unless_its_caller_has_got_it() {
+        let outcomes = outcomes(100);
+        let (Watch::Waiting(mut one), Watch::Waiting(two)) = (outcomes.watch(id(1)), outcomes.watch(id(2))) else {
+            panic!("nothing is known yet")
+        };
+        drop(two);
+        (1..=3).for_each(|n| outcomes.arrived(result(n)));
+        assert_eq!(one.outcome().await.unwrap().request_id, id(1));
+        let is_kept = |n| matches!(outcomes.watch(id(n)), Watch::Finished(_));
+        assert!(!is_kept(1), "who waited has it");
+        assert!(is_kept(2), "who waited has hung up");
+        assert!(is_kept(3), "nobody waited");
     }
 
     #[tokio::test]

@@ -20,6 +20,8 @@ use crate::http::Connection;
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// A request that is sent this long after it was meant to be counts as late.
 const LATE: Duration = Duration::from_millis(5);
+/// The pacer sleeps no shorter than this: what is due meanwhile is sent together, as late as that, and its latency counts from when it was due.
+const PACER_SLEEP_MIN: Duration = Duration::from_micros(500);
 /// One in so many fails at most; else what is measured is not what is meant.
 const ERRORS_IN: u64 = 1_000;
 
@@ -175,7 +177,10 @@ pub(crate) async fn open_loop(
     let pacer = std::thread::spawn(move || {
         for i in 0..pace.count {
             let at = begun + pace.due_after(i);
-            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            let early = at.saturating_duration_since(Instant::now());
+            if !early.is_zero() {
+                std::thread::sleep(early.max(PACER_SLEEP_MIN));
+            }
             if due.send((i, at)).is_err() {
                 return;
             }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cargo::{self, Profile};
 use crate::dev::{self, BENCH_DIR, Dev};
 use crate::services::Keys;
-use crate::{console, down, kafka};
+use crate::{console, down, kafka, packages};
 
 /// The program that puts the load on.
 const BENCH: &str = "bench";
@@ -151,7 +151,7 @@ impl Launch {
 
 fn measure(dev: &Dev, program: &Path, args: &[String]) -> Result<()> {
     let keys = Keys::open(dev)?;
-    let mut command = Command::new(program);
+    let mut command = patient(program);
     command.arg("run").args(args).envs(dev::read_settings(&dev.env_file())?).env("BOXOFFICE_DEV_DIR", &dev.dir);
     for name in ["ACCESS_TOKEN_KEYS", "QUEUE_TOKEN_KEYS"] {
         command.env(name, keys.get(name));
@@ -161,6 +161,15 @@ fn measure(dev: &Dev, program: &Path, args: &[String]) -> Result<()> {
         bail!("not all was measured; the reason stands above");
     }
     Ok(())
+}
+
+/// The command that runs `program` so that what wakes it does not interrupt those who work: else each answer to the load generator takes the
+/// core away from the api that writes it.
+fn patient(program: &Path) -> Command {
+    let Some(chrt) = packages::on_path("chrt") else { return Command::new(program) };
+    let mut command = Command::new(chrt);
+    command.args(["--batch", "0"]).arg(program);
+    command
 }
 
 #[cfg(test)]

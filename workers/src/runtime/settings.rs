@@ -29,8 +29,8 @@ pub struct WorkerSettings {
     /// How long outcomes are kept, in hours: a day longer than the topics keep records, so that no record outlives its outcome.
     #[arg(long, env = "REQUESTS_KEPT_HOURS", default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_kept_hours: u32,
-    /// How long records are gathered after a batch of many, in milliseconds, at most: 200 that wait are enough. After a small batch the
-    /// next one is taken at once.
+    /// How long records are gathered after a batch of many from several partitions, in milliseconds, at most: 200 that wait are enough.
+    /// After any other batch the next one is taken at once.
     #[arg(long, env = "BATCH_DWELL_MS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(..=1_000))]
     pub batch_dwell_ms: u64,
 }

@@ -38,8 +38,10 @@ const PURGE_ROWS_MAX: i64 = 10_000;
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before looking again whether the cause of a record is applied.
 const CAUSE_WAIT: Duration = Duration::from_millis(20);
-/// A batch of so many is one of a crowd: the next one gathers, because each batch costs as much as some dozens of records.
+/// A batch of so many is one of a crowd. If it comes from so many partitions, the next one gathers: each partition of a batch is a request of
+/// its own to the broker, on the way there and back. From one partition, large batches come by themselves.
 const DWELL_RECORDS: usize = 16;
+const DWELL_PARTITIONS: usize = 4;
 /// When so many wait, a batch's own cost is small beside theirs, and it gathers no longer.
 const ENOUGH_RECORDS: usize = 200;
 /// How often that is looked at: to be woken by each record would cost more.
@@ -253,7 +255,7 @@ impl<W: Word> Worker<W> {
             Applied::Stopped => return Ok(()),
             Applied::WentBack => return self.take_over_again().await,
         };
-        if total >= DWELL_RECORDS {
+        if is_scattered_crowd(total, done.positions.len()) {
             self.gather_until = Instant::now() + self.dwell;
         }
         self.aside.put_back(std::mem::take(&mut done.waiting));
@@ -334,6 +336,11 @@ impl<W: Word> Worker<W> {
     }
 }
 
+/// Whether a batch is large, and its records are few in each partition.
+fn is_scattered_crowd(records: usize, partitions: usize) -> bool {
+    records >= DWELL_RECORDS && partitions >= DWELL_PARTITIONS
+}
+
 /// When the oldest record was appended that has come and is not applied; its age is a metric, told each second.
 #[derive(Default)]
 struct Oldest {
@@ -363,5 +370,17 @@ async fn next_tick(ticks: &mut Option<Interval>) {
             ticks.tick().await;
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_crowd_of_several_partitions_makes_the_next_batch_gather() {
+        assert!(is_scattered_crowd(DWELL_RECORDS, DWELL_PARTITIONS));
+        assert!(!is_scattered_crowd(DWELL_RECORDS - 1, DWELL_PARTITIONS), "a few records");
+        assert!(!is_scattered_crowd(500, 1), "one hot schedule");
     }
 }
