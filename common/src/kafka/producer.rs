@@ -1,13 +1,12 @@
 //! The producer: idempotent, acknowledged by all in-sync replicas, and never a hidden wait.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as Producing};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use thiserror::Error;
 
 use super::delivery::{Delivery, Receipts};
@@ -71,34 +70,8 @@ const CROWD_WINDOWS: u128 = 10;
 /// records that are under way at the same time there is none.
 #[derive(Clone)]
 pub struct Producer {
-    quick: Arc<Polled>,
-    gathering: Option<(Arc<Polled>, Arc<Pace>)>,
-}
-
-/// A producer of the library, and the thread that takes its acknowledgements in; it ends soon after this is dropped.
-struct Polled {
-    producer: Arc<BaseProducer<Receipts>>,
-    dropped: Arc<AtomicBool>,
-}
-
-impl Polled {
-    fn start(settings: &ClientConfig) -> anyhow::Result<Self> {
-        let producer: Arc<BaseProducer<Receipts>> = Arc::new(settings.create_with_context(Receipts::default())?);
-        let dropped = Arc::new(AtomicBool::new(false));
-        let polled = Self { producer: producer.clone(), dropped: dropped.clone() };
-        std::thread::Builder::new().name("producer-poll".to_owned()).spawn(move || {
-            while !dropped.load(Ordering::Relaxed) {
-                producer.poll(POLL);
-            }
-        })?;
-        Ok(polled)
-    }
-}
-
-impl Drop for Polled {
-    fn drop(&mut self) {
-        self.dropped.store(true, Ordering::Relaxed);
-    }
+    quick: Arc<BaseProducer<Receipts>>,
+    gathering: Option<(Arc<BaseProducer<Receipts>>, Arc<Pace>)>,
 }
 
 /// How fast records come.
@@ -178,8 +151,17 @@ impl Producer {
         client_id: &str,
         patience: Patience,
         linger: Duration,
-    ) -> anyhow::Result<Arc<Polled>> {
-        Ok(Arc::new(Polled::start(&settings(config, client_id, patience, linger))?))
+    ) -> anyhow::Result<Arc<BaseProducer<Receipts>>> {
+        let settings = settings(config, client_id, patience, linger);
+        let producer: Arc<BaseProducer<Receipts>> = Arc::new(settings.create_with_context(Receipts::default())?);
+        let polled = producer.clone();
+        std::thread::Builder::new().name("producer-poll".to_owned()).spawn(move || {
+            // Until nobody else has it.
+            while Arc::strong_count(&polled) > 1 {
+                polled.poll(POLL);
+            }
+        })?;
+        Ok(producer)
     }
 
     /// Hands a record over, in order, without waiting; the delivery tells what becomes of it.
@@ -194,7 +176,7 @@ impl Producer {
         out.key = record.key;
         out.payload = record.value;
         let gathering = self.gathering.as_ref().filter(|(_, pace)| pace.is_crowd());
-        match gathering.map_or(&self.quick, |(gathering, _)| gathering).producer.send(out) {
+        match gathering.map_or(&self.quick, |(gathering, _)| gathering).send(out) {
             Ok(()) => Ok(delivery),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(ProduceError::QueueFull),
             Err((error, _)) => Err(ProduceError::Refused(error)),
@@ -203,7 +185,7 @@ impl Producer {
 
     /// Records handed over and not acknowledged yet.
     pub fn in_flight(&self) -> i32 {
-        self.both().map(Producing::in_flight_count).sum()
+        self.both().map(|producer| producer.in_flight_count()).sum()
     }
 
     /// Waits until all is acknowledged, at most `wait_max`.
@@ -214,9 +196,8 @@ impl Producer {
         self.both().try_for_each(|producer| producer.flush(wait_max))
     }
 
-    fn both(&self) -> impl Iterator<Item = &BaseProducer<Receipts>> {
-        let polled = [&self.quick].into_iter().chain(self.gathering.iter().map(|(gathering, _)| gathering));
-        polled.map(|polled| polled.producer.as_ref())
+    fn both(&self) -> impl Iterator<Item = &Arc<BaseProducer<Receipts>>> {
+        [&self.quick].into_iter().chain(self.gathering.iter().map(|(gathering, _)| gathering))
     }
 }
 
