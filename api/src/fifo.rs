@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 /// What is sharded has so many.
 pub(crate) const SHARDS: usize = 16;
@@ -88,32 +89,85 @@ impl<T> Sharded<T> {
     }
 }
 
-/// The newest entries, for many threads.
+/// The newest entries, for many threads. What is put in again is new again, and takes two places until the first one is the oldest.
 pub(crate) struct Newest<K, V> {
-    shards: Sharded<Fifo<K, V>>,
+    shards: Sharded<Ring<K, V>>,
+    /// Another one than that of the shards: keys of one shard resemble each other by that.
+    hasher: RandomState,
     entries_each: usize,
 }
 
-impl<K: Hash + Eq + Copy, V: Clone> Newest<K, V> {
+/// Entries in the order in which they came. Once it is full, each takes the place of the oldest.
+struct Ring<K, V> {
+    entries: Vec<(K, V)>,
+    oldest: usize,
+    /// Where the newest entry of each key is.
+    places: HashTable<u32>,
+}
+
+impl<K, V> Default for Ring<K, V> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), oldest: 0, places: HashTable::new() }
+    }
+}
+
+impl<K: Hash + Eq, V> Ring<K, V> {
+    fn get(&self, hasher: &RandomState, key: &K) -> Option<&V> {
+        let place = self.places.find(hasher.hash_one(key), |place| self.entries[*place as usize].0 == *key)?;
+        Some(&self.entries[*place as usize].1)
+    }
+
+    fn insert(&mut self, hasher: &RandomState, key: K, value: V, entries_max: u32) {
+        let hash = hasher.hash_one(&key);
+        let place = self.make_room(hasher, entries_max);
+        match self.entries.get_mut(place as usize) {
+            Some(taken) => *taken = (key, value),
+            None => self.entries.push((key, value)),
+        }
+        let entries = &self.entries;
+        let key = &entries[place as usize].0;
+        let same = |known: &u32| entries[*known as usize].0 == *key;
+        let rehash = |known: &u32| hasher.hash_one(&entries[*known as usize].0);
+        *self.places.entry(hash, same, rehash).or_insert(place).get_mut() = place;
+    }
+
+    /// The next place, which nobody finds any more.
+    fn make_room(&mut self, hasher: &RandomState, entries_max: u32) -> u32 {
+        let count = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        if count < entries_max {
+            return count;
+        }
+        let place = self.oldest;
+        self.oldest = (place + 1) % self.entries.len();
+        let hash = hasher.hash_one(&self.entries[place].0);
+        if let Ok(found) = self.places.find_entry(hash, |known| *known as usize == place) {
+            found.remove();
+        }
+        u32::try_from(place).unwrap_or_default()
+    }
+}
+
+impl<K: Hash + Eq, V: Clone> Newest<K, V> {
     /// At most `entries` of them, roughly.
     pub(crate) fn new(entries: usize) -> Self {
-        Self { shards: Sharded::default(), entries_each: entries.div_ceil(SHARDS) }
+        Self {
+            shards: Sharded::default(),
+            hasher: RandomState::default(),
+            entries_each: entries.div_ceil(SHARDS).max(1),
+        }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<V> {
-        self.shards.of(key).get(key).cloned()
+        self.shards.of(key).get(&self.hasher, key).cloned()
     }
 
     pub(crate) fn insert(&self, key: K, value: V) {
         let mut shard = self.shards.of(&key);
-        shard.insert(key, value);
-        while shard.len() > self.entries_each {
-            shard.pop_oldest();
-        }
+        shard.insert(&self.hasher, key, value, u32::try_from(self.entries_each).unwrap_or(u32::MAX));
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.all().map(|shard| shard.len()).sum()
+        self.shards.all().map(|shard| shard.places.len()).sum()
     }
 }
 
@@ -137,6 +191,26 @@ mod tests {
         // Keys do not spread over the shards to the entry.
         assert!((entries + entries / 2..2 * entries).all(|n| newest.get(&n) == Some(n)));
         assert!(newest.len() <= entries);
+    }
+
+    #[test]
+    fn the_newest_value_of_a_key_counts_and_outlives_its_older_ones() {
+        let newest = Newest::new(0);
+        let hasher = newest.hasher.clone();
+        let mut ring = Ring::default();
+        for (key, value) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
+            ring.insert(&hasher, key, value, 3);
+        }
+        let found = |ring: &Ring<_, i32>| ["a", "b", "c"].map(|key| ring.get(&hasher, &key).copied());
+        // The fourth took the place of the first `a`.
+        assert_eq!(found(&ring), [Some(3), Some(2), Some(4)]);
+        ring.insert(&hasher, "d", 5, 3);
+        assert_eq!(found(&ring), [Some(3), None, Some(4)]);
+        ring.insert(&hasher, "d", 6, 3);
+        assert_eq!((found(&ring), ring.get(&hasher, &"d")), ([None, None, Some(4)], Some(&6)));
+        assert_eq!((ring.places.len(), ring.entries.len()), (2, 3));
+        newest.insert("a", 1);
+        assert_eq!(newest.get(&"a"), Some(1), "there is room for one, whatever the bound");
     }
 
     #[test]

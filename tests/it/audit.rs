@@ -17,6 +17,7 @@ const BREAKS: &[(&str, &str)] = &[
         "UPDATE reservations SET seat_ids = array_fill(:two, ARRAY[4]) WHERE reservation_id = :held",
         "nobody has more live seats",
     ),
+    ("UPDATE overdue_search SET all_ended_before = 'infinity'", "no hold stands that ended"),
     ("UPDATE accounts SET balance = balance + 1 WHERE user_id = :user", "a balance is the sum"),
     ("UPDATE accounts SET entries = 3 WHERE user_id = :user", "a balance is the sum"),
     ("UPDATE ledger_entries SET entry_no = 7 WHERE user_id = :user AND entry_no = 2", "entries are numbered densely"),

@@ -31,6 +31,11 @@ const RULES: &[(&str, &str)] = &[
          GROUP BY user_id, schedule_id, c.max_seats_per_buyer HAVING sum(cardinality(seat_ids)) > c.max_seats_per_buyer",
     ),
     (
+        "no hold stands that ended before the search for overdue ones begins",
+        "SELECT format('reservation %s', reservation_id) FROM reservations CROSS JOIN overdue_search
+         WHERE status = 'HELD' AND hold_expires_at < all_ended_before",
+    ),
+    (
         "a balance is the sum of its entries, which are counted",
         "SELECT format('user %s has %s, entries make %s', user_id, a.balance, e.total)
          FROM accounts a FULL JOIN (SELECT user_id, sum(amount) AS total, count(*) AS entries FROM ledger_entries GROUP BY 1) e

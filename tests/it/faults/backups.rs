@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use boxoffice_tests::log::{self, PAYMENTS, RESERVATIONS, Reader, Record, TOKENS, Writer, dead_letters};
 use boxoffice_tests::processes::Processes;
 use boxoffice_tests::wait::s;
-use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, audit, database, eventually, met, shapes};
+use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, at, audit, database, eventually, met, shapes};
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -403,5 +403,28 @@ async fn b_10_the_database_may_be_restored_while_the_workers_run() {
     assert_eq!(now, entries, "the charge came on top of all that was told");
     audit::audit_at_rest(&pool).await;
     bring_back(&pool, &lost, &letters).await;
+    audit::audit_at_rest(&pool).await;
+}
+
+/// The search for overdue holds goes on from where it was, and this one comes behind it.
+#[tokio::test]
+async fn b_10_a_hold_that_is_made_again_after_its_end_is_ended() {
+    let processes = Processes::begin().await;
+    let (api, pool) = (Api::new(), database::pool().await);
+    let show = Show::with(&api, json!({"hold_seconds": 5})).await;
+    let (tardy, next) = (show.buyer(0).await, show.buyer(PRICE).await);
+    let [one] = show.pick().await;
+    let backup = Backup::take(&pool).await;
+    let held = tardy.hold(&show, &[one], Way::Wait).await.ok(201);
+    processes.end("reservation-worker", "KILL").await;
+    at(shapes::time(&held["hold_expires_at"])).await;
+    backup.restore(&pool).await;
+    sqlx::query("UPDATE overdue_search SET all_ended_before = now()").execute(&pool).await.expect("Postgres answers");
+    processes.up(1).await;
+    workers_are_ready(&api).await;
+    log::caught_up(s(60)).await;
+    tardy.becomes(&held, "EXPIRED", s(20)).await;
+    next.buy(&show, &[one], Way::Wait).await.ok(201);
+    log::caught_up(s(30)).await;
     audit::audit_at_rest(&pool).await;
 }

@@ -20,19 +20,19 @@ const ORPHANED_MS: i64 = 1_000;
 /// Holds looked at in one search.
 const LOOKED_AT_MAX: i64 = 2_000;
 
-/// Where the search stands.
+/// Where the search stands; None: it has not begun.
+#[derive(Debug, Default)]
+pub(crate) struct Search(Option<Round>);
+
+/// The search begins anew from time to time, so that it finds what still stands, and what was written late.
 #[derive(Debug)]
-pub(crate) struct Search {
-    /// Nothing before is left to ask about, in this round.
+struct Round {
+    began: Instant,
+    /// By the database's clock.
+    began_at: DateTime<Utc>,
+    /// Nothing before is left to ask about.
     from: DateTime<Utc>,
     asked: HashSet<RequestId>,
-    round_began: Instant,
-}
-
-impl Default for Search {
-    fn default() -> Self {
-        Self { from: DateTime::UNIX_EPOCH, asked: HashSet::new(), round_began: Instant::now() }
-    }
 }
 
 impl Search {
@@ -43,10 +43,13 @@ impl Search {
         owns: &(dyn Fn(&str) -> bool + Sync),
         source: &str,
     ) -> Result<Vec<OutMessage>, sqlx::Error> {
-        if self.round_began.elapsed() >= Duration::from_millis(ASK_AGAIN_MS.unsigned_abs()) {
-            *self = Self::default();
-        }
-        let found = store::overdue(connection, self.from, LOOKED_AT_MAX).await?;
+        let round = match &mut self.0 {
+            Some(round) if !round.is_over() => round,
+            over => over.insert(Round::begin(connection).await?),
+        };
+        // What the statement does not find is not over at this moment: the database's clock has come at least as far.
+        let looked_at = round.began_at + round.began.elapsed();
+        let found = store::overdue(connection, round.from, LOOKED_AT_MAX).await?;
         let mut messages = Vec::new();
         let mut left_out = None;
         for hold in &found {
@@ -55,14 +58,25 @@ impl Search {
                 continue;
             }
             let request_id = request_id(hold.reservation_id, hold.since_ms / ASK_AGAIN_MS);
-            if self.asked.insert(request_id) {
+            if round.asked.insert(request_id) {
                 messages.push(OutMessage::new(&expire(hold, request_id), request_id, source, None));
             }
         }
-        if let Some(next) = left_out.or(found.last().map(|hold| hold.hold_expires_at)) {
-            self.from = next;
-        }
+        let all_found = i64::try_from(found.len()).is_ok_and(|found| found < LOOKED_AT_MAX);
+        let reached = found.last().filter(|_| !all_found).map_or(looked_at, |last| last.hold_expires_at);
+        round.from = left_out.unwrap_or(reached);
         Ok(messages)
+    }
+}
+
+impl Round {
+    async fn begin(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let (from, began_at) = store::advance_search(connection).await?;
+        Ok(Self { began: Instant::now(), began_at, from, asked: HashSet::new() })
+    }
+
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= Duration::from_millis(ASK_AGAIN_MS.unsigned_abs())
     }
 }
 

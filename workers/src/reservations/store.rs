@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use common::bodies::Reservation;
 use common::ids::{ReservationId, ScheduleId, SeatId, UserId};
 use futures::stream::BoxStream;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
+
+/// A hold is in the database so long after its end at the latest, unless it was over when its transaction began: no transaction of a
+/// batch takes longer, for each of its statements ends after half of it.
+const WRITTEN_WITHIN: TimeDelta = TimeDelta::minutes(1);
 
 /// What a batch touches.
 #[derive(Default)]
@@ -177,4 +181,45 @@ pub(crate) async fn overdue(
     )
     .fetch_all(connection)
     .await
+}
+
+/// Moves the beginning of the search on, to the first hold that still stands, or to the last that has ended. Where it is then (all holds
+/// whose time was over before have ended), and the time of the database.
+pub(crate) async fn advance_search(
+    connection: &mut PgConnection,
+) -> Result<(DateTime<Utc>, DateTime<Utc>), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    // Who writes a hold that is over already moves the beginning back, and waits for this lock or is waited for: the next statement, which
+    // begins under it, sees all such holds.
+    let search = sqlx::query!(
+        r#"SELECT now() AS "now!", (SELECT all_ended_before FROM overdue_search FOR UPDATE) AS all_ended_before"#
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    // Without the row, which somebody has deleted by hand, all are looked through.
+    let from = search.all_ended_before.unwrap_or(DateTime::UNIX_EPOCH);
+    let reached = sqlx::query_scalar!(
+        r#"UPDATE overdue_search SET all_ended_before = r.reached
+           FROM (SELECT COALESCE(
+               (SELECT hold_expires_at FROM reservations
+                WHERE status = 'HELD' AND hold_expires_at >= $1 AND hold_expires_at < $2 ORDER BY hold_expires_at LIMIT 1),
+               (SELECT hold_expires_at FROM reservations
+                WHERE hold_expires_at >= $1 AND hold_expires_at < $2 ORDER BY hold_expires_at DESC LIMIT 1)) AS reached) r
+           WHERE r.reached > all_ended_before
+           RETURNING all_ended_before"#,
+        from,
+        search.now - WRITTEN_WITHIN
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok((reached.unwrap_or(from), search.now))
+}
+
+/// Lets the search begin no later than here: a hold is written whose time was over then.
+pub(crate) async fn move_search_back(transaction: &mut PgConnection, to: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    sqlx::query!("UPDATE overdue_search SET all_ended_before = LEAST(all_ended_before, $1)", to)
+        .execute(transaction)
+        .await?;
+    Ok(())
 }
