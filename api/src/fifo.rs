@@ -89,7 +89,7 @@ impl<T> Sharded<T> {
     }
 }
 
-/// The newest entries, for many threads. What is put in again is new again, and takes two places until the first one is the oldest.
+/// The newest entries, for many threads. What is put in again has its new value, and is as old as it was.
 pub(crate) struct Newest<K, V> {
     shards: Sharded<Ring<K, V>>,
     /// Another one than that of the shards: keys of one shard resemble each other by that.
@@ -101,7 +101,7 @@ pub(crate) struct Newest<K, V> {
 struct Ring<K, V> {
     entries: Vec<(K, V)>,
     oldest: usize,
-    /// Where the newest entry of each key is.
+    /// Where the entry of each key is.
     places: HashTable<u32>,
 }
 
@@ -119,16 +119,17 @@ impl<K: Hash + Eq, V> Ring<K, V> {
 
     fn insert(&mut self, hasher: &RandomState, key: K, value: V, entries_max: u32) {
         let hash = hasher.hash_one(&key);
+        if let Some(place) = self.places.find(hash, |place| self.entries[*place as usize].0 == key) {
+            self.entries[*place as usize].1 = value;
+            return;
+        }
         let place = self.make_room(hasher, entries_max);
         match self.entries.get_mut(place as usize) {
             Some(taken) => *taken = (key, value),
             None => self.entries.push((key, value)),
         }
         let entries = &self.entries;
-        let key = &entries[place as usize].0;
-        let same = |known: &u32| entries[*known as usize].0 == *key;
-        let rehash = |known: &u32| hasher.hash_one(&entries[*known as usize].0);
-        *self.places.entry(hash, same, rehash).or_insert(place).get_mut() = place;
+        self.places.insert_unique(hash, place, |known| hasher.hash_one(&entries[*known as usize].0));
     }
 
     /// The next place, which nobody finds any more.
@@ -194,21 +195,21 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_value_of_a_key_counts_and_outlives_its_older_ones() {
+    fn what_is_put_in_again_has_its_new_value_and_its_old_age() {
         let newest = Newest::new(0);
         let hasher = newest.hasher.clone();
         let mut ring = Ring::default();
         for (key, value) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
             ring.insert(&hasher, key, value, 3);
         }
-        let found = |ring: &Ring<_, i32>| ["a", "b", "c"].map(|key| ring.get(&hasher, &key).copied());
-        // The fourth took the place of the first `a`.
-        assert_eq!(found(&ring), [Some(3), Some(2), Some(4)]);
+        let found = |ring: &Ring<_, i32>| ["a", "b", "c", "d", "e"].map(|key| ring.get(&hasher, &key).copied());
+        assert_eq!(found(&ring), [Some(3), Some(2), Some(4), None, None]);
         ring.insert(&hasher, "d", 5, 3);
-        assert_eq!(found(&ring), [Some(3), None, Some(4)]);
-        ring.insert(&hasher, "d", 6, 3);
-        assert_eq!((found(&ring), ring.get(&hasher, &"d")), ([None, None, Some(4)], Some(&6)));
-        assert_eq!((ring.places.len(), ring.entries.len()), (2, 3));
+        assert_eq!(found(&ring), [None, Some(2), Some(4), Some(5), None]);
+        ring.insert(&hasher, "b", 6, 3);
+        ring.insert(&hasher, "e", 7, 3);
+        assert_eq!(found(&ring), [None, None, Some(4), Some(5), Some(7)]);
+        assert_eq!((ring.places.len(), ring.entries.len()), (3, 3));
         newest.insert("a", 1);
         assert_eq!(newest.get(&"a"), Some(1), "there is room for one, whatever the bound");
     }

@@ -134,7 +134,7 @@ impl Outcomes {
         let mut shard = self.shards.of(&request);
         shard.pending.remove(&request);
         let waiters = shard.waiters.remove(&request);
-        // A waiter that cannot be told has hung up. One whose time runs out at this moment looks into the database.
+        // A waiter that cannot be told has hung up. One whose time runs out at this moment looks whether it was told.
         let is_told =
             waiters.into_iter().flatten().fold(false, |told, (_, waiter)| waiter.send(result.clone()).is_ok() || told);
         if !(is_told && result.request_hash.is_none()) && shard.finished.get(&request).is_none() {
@@ -195,6 +195,12 @@ impl Waiter {
     /// The outcome, when it comes; None when nobody waits any longer.
     pub(crate) async fn outcome(&mut self) -> Option<Arc<RequestResult>> {
         (&mut self.receiver).await.ok()
+    }
+
+    /// The outcome, if it has come. One that comes later is remembered for others.
+    pub(crate) fn told(mut self) -> Option<Arc<RequestResult>> {
+        self.receiver.close();
+        self.receiver.try_recv().ok()
     }
 }
 
@@ -267,6 +273,19 @@ mod tests {
         assert!(!is_kept(1), "who waited has it");
         assert!(is_kept(2), "who waited has hung up");
         assert!(is_kept(3), "nobody waited");
+    }
+
+    #[tokio::test]
+    async fn an_outcome_that_comes_when_nobody_looks_any_longer_is_told_or_kept() {
+        let outcomes = outcomes(100);
+        let (Watch::Waiting(early), Watch::Waiting(late)) = (outcomes.watch(id(1)), outcomes.watch(id(2))) else {
+            panic!("nothing is known yet")
+        };
+        outcomes.arrived(result(1));
+        assert_eq!(early.told().unwrap().request_id, id(1));
+        assert!(late.told().is_none());
+        outcomes.arrived(result(2));
+        assert!(matches!(outcomes.watch(id(2)), Watch::Finished(_)));
     }
 
     #[tokio::test]

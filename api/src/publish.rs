@@ -309,7 +309,7 @@ pub(crate) async fn look_up(
     }
     match wait.filter(|_| may_be_pending) {
         Some(wait) => Ok(wait::for_outcome(app, waiter, request, wait).await),
-        None => Ok(None),
+        None => Ok(waiter.told()),
     }
 }
 

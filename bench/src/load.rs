@@ -173,7 +173,7 @@ pub(crate) async fn open_loop(
     let arrivals = tokio::sync::Mutex::new(arrivals);
     let begun = Instant::now();
     let give_up_at = pace.patience.map(|patience| begun + pace.lasts() + patience);
-    // A thread of its own sleeps to within 0.1 ms, tokio's timer only to a millisecond.
+    // A thread of its own sleeps more exactly than tokio's timer, which knows milliseconds only.
     let pacer = std::thread::spawn(move || {
         for i in 0..pace.count {
             let at = begun + pace.due_after(i);

@@ -1,5 +1,6 @@
 //! The comparators as processes of their own: each is started for its turn and killed after it, so that none disturbs another.
 
+use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+/// Sets how a program is scheduled; `xtask` uses it for this one, where it is installed.
+const CHRT: &str = "chrt";
 const READY_WITHIN: Duration = Duration::from_secs(20);
 /// Comparators that serve, and the argument that says where.
 const SERVERS: [(&str, &str); 2] = [("sync", "--sync-listen"), ("bare", "--listen")];
@@ -33,6 +36,17 @@ impl Peers {
     }
 }
 
+/// The command that runs `program` as ours run: what this process starts would otherwise be as patient as it is itself, when `xtask` has
+/// started it so.
+pub(crate) fn usual(program: impl AsRef<OsStr>) -> Command {
+    if Command::new(CHRT).arg("--version").output().is_err() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(CHRT);
+    command.args(["--other", "0"]).arg(program);
+    command
+}
+
 struct Peer {
     address: SocketAddr,
     child: Child,
@@ -42,7 +56,7 @@ impl Peer {
     /// Starts this program once more, and waits until it listens.
     fn start(name: &str, listen: &str) -> Result<Self> {
         let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = usual(std::env::current_exe()?);
         command.args([name, listen, &address.to_string()]).stdin(Stdio::null());
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let mut peer = Self { address, child };

@@ -14,6 +14,7 @@ use common::config::Secret;
 use common::ids::ScheduleId;
 
 use super::sync::{HOLD_READ, HOLD_TAKE};
+use crate::peers::usual;
 
 /// Connections of the row-by-row run: as many as the synchronous service has.
 const ROW_CLIENTS: i64 = 16;
@@ -152,7 +153,7 @@ fn program(name: &str) -> anyhow::Result<Command> {
     };
     debian.sort();
     let found = told.into_iter().chain(debian.into_iter().rev()).map(|folder| folder.join(name)).find(|it| it.exists());
-    Ok(Command::new(found.unwrap_or_else(|| name.into())))
+    Ok(usual(found.unwrap_or_else(|| name.into())))
 }
 
 /// Puts expressions in the places of `$1`, `$2`, ….
@@ -223,10 +224,11 @@ fn batch_script() -> String {
     let known = fill(LOCK_AND_LOOK, &["ARRAY[:seat::bigint >> 18]", &ids]);
     let users = fill(USERS, &[&ids]);
     let seats_and_buyers = fill(LOOK, &[&seats, &schedules, &ids]);
-    let ends = array("now() + interval '5 minutes'");
+    let end = "now() + interval '5 minutes'";
+    let ends = array(end);
     let hold = fill(
         INSERT_HOLDS,
-        &[&ids, &ids, &one, &schedules, &array("150000::bigint"), &now, &ends, &places, &places, &seats, &ids],
+        &[&ids, &ids, &one, &schedules, &array("150000::bigint"), &now, &ends, &places, &places, &seats, &ids, end],
     );
     let (status, http, hash) = (array("'SUCCEEDED'::request_status"), array("201::smallint"), array("NULL::text"));
     let (kind, topic) = (text("reservation.hold"), text("bench.pgbench"));
@@ -257,7 +259,10 @@ const INSERT_HOLDS: &str = "WITH made AS (
     INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
     SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first : last]
     FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::timestamptz[],
-                $8::integer[], $9::integer[]) AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last))
+                $8::integer[], $9::integer[]) AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)),
+search AS (
+    UPDATE overdue_search SET all_ended_before = LEAST(all_ended_before, $12)
+    WHERE all_ended_before > $12 OR $12 < clock_timestamp())
 UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
 FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id)
 WHERE s.seat_id = t.seat_id AND s.status = 'AVAILABLE'";

@@ -16,6 +16,8 @@ use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
 /// The broker is warm before; these open and fill what all other parts need.
 const WARM_UP_HOLDS: usize = 64_000;
+/// One schedule is as fast with so many callers as with a third more, and each of those waits longer and takes memory.
+pub(super) const HOT_CALLERS: usize = 768;
 /// Holds of one buyer in one schedule; the concert allows 20.
 pub(super) const HOLDS_EACH: usize = 4;
 /// What is slower by an order gets fewer requests, so that the run does not last for ever.
@@ -70,14 +72,15 @@ pub(super) fn rows_of_seats(count: usize) -> i64 {
     (index(count) + 49) / 50 * 50
 }
 
-/// Holds by all callers at once, each of whom waits for the outcome.
+/// Holds by so many callers at once, each of whom waits for the outcome.
 pub(super) async fn waiting<B: Fn(usize) -> String>(
     turn: Turn,
+    callers: usize,
     count: usize,
     progress: &ProgressBar,
     holds: &Holds<B>,
 ) -> Result<Measured> {
-    at_once(turn.address, CALLERS, count, progress, async |connection, i| holds.hold_waiting(connection, i).await).await
+    at_once(turn.address, callers, count, progress, async |connection, i| holds.hold_waiting(connection, i).await).await
 }
 
 /// Holds that nobody measures.
@@ -87,7 +90,7 @@ pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
     let turn = Turn { peer: Peer::Ours, address: bench.world.api, number: 0 };
     let holds = Holds { buyers, body: |i| seat_body(house.schedules[0], index(i)) };
-    waiting(turn, count, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
+    waiting(turn, HOT_CALLERS, count, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
 }
 
 /// Distinct seats of one schedule, all callers at once.
@@ -100,7 +103,7 @@ pub(super) async fn hot(bench: &Bench) -> Result<Row> {
             let schedule = house.schedules[turn.number];
             let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
             let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
-            waiting(turn, count, progress, &holds).await?.expect(&[201])
+            waiting(turn, HOT_CALLERS, count, progress, &holds).await?.expect(&[201])
         })
         .await
 }
@@ -115,7 +118,7 @@ pub(super) async fn spread(bench: &Bench) -> Result<Row> {
         .in_turn("holds-spread", &[Peer::Ours], async |turn, progress| {
             let schedules = &house.schedules[turn.number * SPREAD_SCHEDULES..][..SPREAD_SCHEDULES];
             let body = |i: usize| seat_body(schedules[i % SPREAD_SCHEDULES], index(i / SPREAD_SCHEDULES));
-            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, CALLERS, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
@@ -131,7 +134,7 @@ pub(super) async fn contended(bench: &Bench) -> Result<Row> {
             let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
             let body = |i: usize| seat_body(schedule, index(i) % CONTENDED_SEATS);
             let holds = Holds { buyers: buyers.clone(), body };
-            let measured = waiting(turn, count, progress, &holds).await?.expect(&[201, 409])?;
+            let measured = waiting(turn, CALLERS, count, progress, &holds).await?.expect(&[201, 409])?;
             let sold = measured.with_status(201);
             ensure!(sold == CONTENDED_SEATS.cast_unsigned(), "{sold} of {CONTENDED_SEATS} seats were sold");
             Ok(measured)
@@ -152,7 +155,7 @@ pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
             let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
             let body = |_| format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}");
             let holds = Holds { buyers: buyers.clone(), body };
-            waiting(turn, count, progress, &holds).await?.expect(&[201])
+            waiting(turn, CALLERS, count, progress, &holds).await?.expect(&[201])
         })
         .await
 }
@@ -173,7 +176,7 @@ pub(super) async fn best_available_of(bench: &Bench, seats: usize) -> Result<Row
                 let schedule = all.schedules[i / holds_each * schedules + i % schedules];
                 format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}")
             };
-            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, CALLERS, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }

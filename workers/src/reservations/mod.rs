@@ -106,10 +106,6 @@ impl Word for Reservations {
         if !made.is_empty() {
             store::insert_holds(transaction, &made).await?;
         }
-        // Told once, forgotten by the database, and made again.
-        if let Some(end) = made.iter().map(|hold| hold.hold_expires_at).min().filter(|end| *end < now) {
-            store::move_search_back(transaction, end).await?;
-        }
         Ok(self.applied(batch, decisions))
     }
 

@@ -9,9 +9,8 @@ use futures::stream::BoxStream;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-/// A hold is in the database so long after its end at the latest, unless it was over when its transaction began: no transaction of a
-/// batch takes longer, for each of its statements ends after half of it.
-const WRITTEN_WITHIN: TimeDelta = TimeDelta::minutes(1);
+/// So long after a hold was written its transaction has ended: that statement and the next one, its last, each end after half of it.
+const COMMITTED_WITHIN: TimeDelta = TimeDelta::minutes(1);
 
 /// What a batch touches.
 #[derive(Default)]
@@ -97,7 +96,8 @@ pub(crate) fn free_seats<'a>(
     .fetch(transaction)
 }
 
-/// Writes the holds of a batch: their rows, and their seats as HELD.
+/// Writes the holds of a batch: their rows, and their seats as HELD. The search for overdue holds begins no later than where one of them ends;
+/// if its time is over by now, because it was told once and is made again, or this transaction has waited long, under a lock.
 ///
 /// # Errors
 /// One of the seats is not free after all: the batch is to be decided again.
@@ -109,6 +109,7 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
     let totals: Vec<i64> = holds.iter().map(|hold| hold.total).collect();
     let held: Vec<DateTime<Utc>> = holds.iter().map(|hold| hold.held_at).collect();
     let expires: Vec<DateTime<Utc>> = holds.iter().map(|hold| hold.hold_expires_at).collect();
+    let first_end = expires.iter().min();
     let seats: Vec<i64> = holds.iter().flat_map(|hold| hold.seat_ids.iter().map(|seat| seat.0)).collect();
     let seat_holds: Vec<Uuid> =
         holds.iter().flat_map(|hold| hold.seat_ids.iter().map(|_| hold.reservation_id.0)).collect();
@@ -128,7 +129,10 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
              SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first:last]
              FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
                          $7::timestamptz[], $8::integer[], $9::integer[])
-                  AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last))
+                  AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)),
+         search AS (
+             UPDATE overdue_search SET all_ended_before = LEAST(all_ended_before, $12)
+             WHERE all_ended_before > $12 OR $12 < clock_timestamp())
          UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
          FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id)
          WHERE s.seat_id = t.seat_id AND s.status = 'AVAILABLE'",
@@ -142,7 +146,8 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
         &begins,
         &ends,
         &seats,
-        &seat_holds
+        &seat_holds,
+        first_end
     )
     .execute(transaction)
     .await?;
@@ -190,7 +195,7 @@ pub(crate) async fn advance_search(
 ) -> Result<(DateTime<Utc>, DateTime<Utc>), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     // Who writes a hold that is over already moves the beginning back, and waits for this lock or is waited for: the next statement, which
-    // begins under it, sees all such holds.
+    // begins under it, sees all such holds. (Of others, what is not committed yet ends later than what is looked at.)
     let search = sqlx::query!(
         r#"SELECT now() AS "now!", (SELECT all_ended_before FROM overdue_search FOR UPDATE) AS all_ended_before"#
     )
@@ -208,18 +213,10 @@ pub(crate) async fn advance_search(
            WHERE r.reached > all_ended_before
            RETURNING all_ended_before"#,
         from,
-        search.now - WRITTEN_WITHIN
+        search.now - COMMITTED_WITHIN
     )
     .fetch_optional(&mut *transaction)
     .await?;
     transaction.commit().await?;
     Ok((reached.unwrap_or(from), search.now))
-}
-
-/// Lets the search begin no later than here: a hold is written whose time was over then.
-pub(crate) async fn move_search_back(transaction: &mut PgConnection, to: DateTime<Utc>) -> Result<(), sqlx::Error> {
-    sqlx::query!("UPDATE overdue_search SET all_ended_before = LEAST(all_ended_before, $1)", to)
-        .execute(transaction)
-        .await?;
-    Ok(())
 }
