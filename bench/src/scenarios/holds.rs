@@ -16,7 +16,7 @@ use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
 /// The broker is warm before; these open and fill what all other parts need.
 const WARM_UP_HOLDS: usize = 64_000;
-/// One schedule is as fast with so many callers as with a third more, and each of those waits longer and takes memory.
+/// One schedule is nearly as fast with so many callers as with a third more, and each of those waits longer and takes memory.
 pub(super) const HOT_CALLERS: usize = 768;
 /// Holds of one buyer in one schedule; the concert allows 20.
 pub(super) const HOLDS_EACH: usize = 4;
