@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
+use foldhash::quality;
 use hashbrown::HashTable;
 
 /// What is sharded has so many.
@@ -67,12 +68,13 @@ impl<K: Hash + Eq + Copy, V> Fifo<K, V> {
 /// Several of the same, each with a lock of its own: threads seldom meet at the one that a key belongs to.
 pub(crate) struct Sharded<T> {
     shards: Box<[Mutex<T>]>,
-    hasher: RandomState,
+    /// By the fast one, keys that resemble each other meet in few shards now and then.
+    hasher: quality::RandomState,
 }
 
 impl<T: Default> Default for Sharded<T> {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::default() }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: quality::RandomState::default() }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use common::database;
 use common::ids::{ConcertId, RequestId, ReservationId};
-use common::kafka::producer::{Patience, Producer};
+use common::kafka::crowd::CrowdProducer;
+use common::kafka::producer::Patience;
 use common::keys::{AccessTokens, QueueTokens};
 use common::messages::results::RequestResult;
 use common::request_id::RequestIds;
@@ -49,11 +50,11 @@ pub(crate) struct App {
     /// Postgres.
     pub(crate) pool: PgPool,
     /// Kafka.
-    pub(crate) producer: Producer,
+    pub(crate) producer: CrowdProducer,
     /// Whether Kafka answers.
     pub(crate) kafka: KafkaHealth,
-    /// Requests that are being answered.
-    pub(crate) in_flight: Semaphore,
+    /// One for each request that may be answered at the same time.
+    pub(crate) slots: Semaphore,
     /// Rate limits.
     pub(crate) limits: Limits,
     /// Outcomes, and who waits for them.
@@ -89,7 +90,7 @@ impl App {
         let bounds = settings.bounds.clone();
         let pool = database::pool(&settings.database, "boxoffice-api", settings.database_connections_max)?;
         let patience = Patience::Caller(Duration::from_millis(bounds.delivery_ms_max));
-        let producer = Producer::of_callers(&settings.kafka, "boxoffice-api", patience, bounds.linger)?;
+        let producer = CrowdProducer::new(&settings.kafka, "boxoffice-api", patience, bounds.linger)?;
         let admin_key = settings.secrets.admin_key.as_ref().filter(|key| !key.expose().is_empty());
         let (reads, bus) = (Arc::new(Reads::new(&settings.read_bounds, &settings.currency)), Bus::default());
         let told = reads.clone();
@@ -104,7 +105,7 @@ impl App {
             pool,
             producer,
             kafka: KafkaHealth::default(),
-            in_flight: Semaphore::new(bounds.in_flight_max as usize),
+            slots: Semaphore::new(bounds.in_flight_max as usize),
             limits: Limits::new(&settings.rates),
             outcomes: Arc::new(Outcomes::new(OutcomeBounds {
                 outcomes: bounds.outcomes_max,
@@ -170,6 +171,11 @@ impl App {
             Some(mark) => Ok(Some(mark)),
             None => Ok(Box::pin(self.queues.read(self.database()?, concert)).await?),
         }
+    }
+
+    /// Requests that are being answered.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.bounds.in_flight_max as usize - self.slots.available_permits()
     }
 
     /// Whether the database answered when it was asked last, a moment ago.

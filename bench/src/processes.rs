@@ -9,6 +9,9 @@ use anyhow::{Context, Result};
 /// The load generator's own name.
 const LOAD: &str = "load";
 
+/// Looks at all processes until two in a row show the same ones.
+const LOOKS_MAX: usize = 20;
+
 /// CPU seconds by process.
 pub(crate) type Cpu = BTreeMap<String, f64>;
 
@@ -71,7 +74,21 @@ struct Stat {
     ticks: u64,
 }
 
+/// All processes at one moment: one that ends while they are read may be missed, and its parent have been read before it had that
+/// child's time.
 fn stats() -> BTreeMap<u32, Stat> {
+    let mut seen = look();
+    for _ in 0..LOOKS_MAX {
+        let again = look();
+        if again.keys().eq(seen.keys()) {
+            return again;
+        }
+        seen = again;
+    }
+    seen
+}
+
+fn look() -> BTreeMap<u32, Stat> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter_map(|pid| Some((pid, stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect()

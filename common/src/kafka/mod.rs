@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod consumer;
 pub mod context;
+pub mod crowd;
 pub mod delivery;
 pub mod headers;
 pub mod producer;

@@ -1,7 +1,7 @@
 //! The producer: idempotent, acknowledged by all in-sync replicas, and never a hidden wait.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -16,6 +16,8 @@ use crate::config::KafkaConfig;
 const QUEUED_RECORDS_MAX: &str = "50000";
 /// Memory that they may take, in KiB.
 const QUEUED_KIB_MAX: &str = "65536";
+/// Records that are one request at most, as the library has it.
+const GATHERED_RECORDS_MAX: usize = 10_000;
 /// How long one wait for acknowledgements lasts. The library asks without pause for the last fraction of a millisecond of each: with its own
 /// `ThreadedProducer`, which waits for 100 ms, an idle producer takes a hundredth of a core.
 const POLL: Duration = Duration::from_secs(1);
@@ -58,58 +60,26 @@ pub enum ProduceError {
     Refused(KafkaError),
 }
 
-/// A crowd: so many records within one window make gathering cost a caller less than it saves him.
-const CROWD_RECORDS: u32 = 24;
-const CROWD_WINDOW_MS: u128 = 10;
-/// It comes in waves, as answers do: it has gone when so many windows have passed since the last full one.
-const CROWD_WINDOWS: u128 = 10;
-
 /// A producer; clones share one.
-///
-/// That of callers is two: a lone record is sent at once, those of a crowd are gathered. Each keeps the order of its records; between
-/// records that are under way at the same time there is none.
 #[derive(Clone)]
-pub struct Producer {
-    quick: Arc<BaseProducer<Receipts>>,
-    gathering: Option<(Arc<BaseProducer<Receipts>>, Arc<Pace>)>,
+pub struct Producer(Arc<BaseProducer<Receipts>>);
+
+/// What a producer waits for before it sends a partition's records.
+#[derive(Debug, Clone, Copy)]
+pub struct Gathering {
+    /// For so long it gathers them,
+    pub linger: Duration,
+    /// or until so many are together.
+    pub records_max: usize,
 }
 
-/// How fast records come.
-struct Pace {
-    begun: Instant,
-    counts: Mutex<Counts>,
-}
+impl Gathering {
+    /// Each record is sent at once.
+    pub const NONE: Self = Self::of(Duration::ZERO);
 
-#[derive(Default)]
-struct Counts {
-    window: u128,
-    records: u32,
-    crowd_until: u128,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { begun: Instant::now(), counts: Mutex::default() }
-    }
-
-    /// Counts a record; whether it is one of a crowd.
-    fn is_crowd(&self) -> bool {
-        let window = self.begun.elapsed().as_millis() / CROWD_WINDOW_MS;
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.note(window)
-    }
-}
-
-impl Counts {
-    fn note(&mut self, window: u128) -> bool {
-        if window != self.window {
-            (self.window, self.records) = (window, 0);
-        }
-        self.records += 1;
-        if self.records >= CROWD_RECORDS {
-            self.crowd_until = window + CROWD_WINDOWS;
-        }
-        window < self.crowd_until
+    /// As many as come within `linger`.
+    pub const fn of(linger: Duration) -> Self {
+        Self { linger, records_max: GATHERED_RECORDS_MAX }
     }
 }
 
@@ -123,36 +93,17 @@ pub enum Patience {
 }
 
 impl Producer {
-    /// A producer that keeps the order of its records, and gathers them for `linger`.
+    /// A producer that keeps the order of its records.
     ///
     /// # Errors
     /// The configuration is refused by librdkafka.
-    pub fn new(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> anyhow::Result<Self> {
-        Ok(Self { quick: Self::single(config, client_id, patience, linger)?, gathering: None })
-    }
-
-    /// A producer for requests of many callers: it gathers only the records of a crowd; with a `linger` of zero none.
-    ///
-    /// # Errors
-    /// The configuration is refused by librdkafka.
-    pub fn of_callers(
+    pub fn new(
         config: &KafkaConfig,
         client_id: &str,
         patience: Patience,
-        linger: Duration,
+        gathering: Gathering,
     ) -> anyhow::Result<Self> {
-        let quick = Self::single(config, client_id, patience, Duration::ZERO)?;
-        let gathering = (!linger.is_zero()).then(|| Self::single(config, client_id, patience, linger)).transpose()?;
-        Ok(Self { quick, gathering: gathering.map(|producer| (producer, Arc::new(Pace::new()))) })
-    }
-
-    fn single(
-        config: &KafkaConfig,
-        client_id: &str,
-        patience: Patience,
-        linger: Duration,
-    ) -> anyhow::Result<Arc<BaseProducer<Receipts>>> {
-        let settings = settings(config, client_id, patience, linger);
+        let settings = settings(config, client_id, patience, gathering);
         let producer: Arc<BaseProducer<Receipts>> = Arc::new(settings.create_with_context(Receipts::default())?);
         let polled = producer.clone();
         std::thread::Builder::new().name("producer-poll".to_owned()).spawn(move || {
@@ -161,7 +112,7 @@ impl Producer {
                 polled.poll(POLL);
             }
         })?;
-        Ok(producer)
+        Ok(Self(producer))
     }
 
     /// Hands a record over, in order, without waiting; the delivery tells what becomes of it.
@@ -175,8 +126,7 @@ impl Producer {
         out.partition = record.partition;
         out.key = record.key;
         out.payload = record.value;
-        let gathering = self.gathering.as_ref().filter(|(_, pace)| pace.is_crowd());
-        match gathering.map_or(&self.quick, |(gathering, _)| gathering).send(out) {
+        match self.0.send(out) {
             Ok(()) => Ok(delivery),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(ProduceError::QueueFull),
             Err((error, _)) => Err(ProduceError::Refused(error)),
@@ -185,7 +135,7 @@ impl Producer {
 
     /// Records handed over and not acknowledged yet.
     pub fn in_flight(&self) -> i32 {
-        self.both().map(|producer| producer.in_flight_count()).sum()
+        self.0.in_flight_count()
     }
 
     /// Waits until all is acknowledged, at most `wait_max`.
@@ -193,15 +143,11 @@ impl Producer {
     /// # Errors
     /// What is left was not acknowledged.
     pub fn flush(&self, wait_max: Duration) -> Result<(), KafkaError> {
-        self.both().try_for_each(|producer| producer.flush(wait_max))
-    }
-
-    fn both(&self) -> impl Iterator<Item = &Arc<BaseProducer<Receipts>>> {
-        [&self.quick].into_iter().chain(self.gathering.iter().map(|(gathering, _)| gathering))
+        self.0.flush(wait_max)
     }
 }
 
-fn settings(config: &KafkaConfig, client_id: &str, patience: Patience, linger: Duration) -> ClientConfig {
+fn settings(config: &KafkaConfig, client_id: &str, patience: Patience, gathering: Gathering) -> ClientConfig {
     let message_timeout = match patience {
         Patience::Caller(limit) => limit.as_millis(),
         Patience::Endless => 0,
@@ -214,14 +160,15 @@ fn settings(config: &KafkaConfig, client_id: &str, patience: Patience, linger: D
         .set("acks", "all")
         // Java tools give a key the same partition.
         .set("partitioner", "murmur2_random")
-        .set("linger.ms", format!("{:.3}", linger.as_secs_f64() * 1_000.0))
+        .set("linger.ms", format!("{:.3}", gathering.linger.as_secs_f64() * 1_000.0))
+        .set("batch.num.messages", gathering.records_max.to_string())
         .set("message.timeout.ms", message_timeout.to_string())
         // The topics say how large a record may be; a dead letter is larger than its record.
         .set("message.max.bytes", "2097152")
         .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
         .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX);
     // Records of a crowd resemble each other, and shrink to a fifth. A lone one has nothing to resemble. An operator may choose otherwise.
-    if !linger.is_zero() && !config.kafka_properties.says("compression.") {
+    if !gathering.linger.is_zero() && !config.kafka_properties.says("compression.") {
         settings.set("compression.codec", "lz4");
     }
     settings
@@ -236,22 +183,12 @@ mod tests {
         let compression = |properties: &str, linger: u64| {
             let kafka_properties = properties.parse().expect("properties");
             let config = KafkaConfig { kafka_bootstrap_servers: "localhost:1".to_owned(), kafka_properties };
-            let settings = settings(&config, "test", Patience::Endless, Duration::from_millis(linger));
+            let settings = settings(&config, "test", Patience::Endless, Gathering::of(Duration::from_millis(linger)));
             settings.get("compression.codec").map(str::to_owned)
         };
         assert_eq!(compression("", 3).as_deref(), Some("lz4"));
         assert_eq!(compression("", 0), None);
         assert_eq!(compression("compression.codec=gzip", 3).as_deref(), Some("gzip"));
         assert_eq!(compression("compression.type=gzip", 3), None, "it has two names");
-    }
-
-    #[test]
-    fn a_crowd_is_many_records_in_a_short_time() {
-        let mut counts = Counts::default();
-        assert!((1..CROWD_RECORDS).all(|_| !counts.note(7)));
-        assert!(counts.note(7), "the last one makes it a crowd");
-        assert!(counts.note(6 + CROWD_WINDOWS), "and it still is one between two waves");
-        assert!(!counts.note(7 + CROWD_WINDOWS), "but not for ever");
-        assert!((0..100).all(|window| !counts.note(window + 100)));
     }
 }

@@ -111,21 +111,22 @@ async fn update_accounts(connection: &mut PgConnection, accounts: &[(UserId, Acc
     let users: Vec<UserId> = accounts.iter().map(|(user, _)| *user).collect();
     let balances: Vec<i64> = accounts.iter().map(|(_, account)| account.balance).collect();
     let entries: Vec<i64> = accounts.iter().map(|(_, account)| account.entries).collect();
-    // They exist, so none is inserted. This way each is found by its key: the plan of an UPDATE of a table that was small a moment ago
-    // reads all of it.
-    let are_new = sqlx::query_scalar!(
-        r#"INSERT INTO accounts AS a (user_id, balance, entries)
-           SELECT * FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[])
-           ON CONFLICT (user_id) DO UPDATE SET balance = excluded.balance, entries = excluded.entries
-           RETURNING (a.xmax = 0) AS "is_new!""#,
+    // They are locked, so each is still where it is found. Found by its key first: the plan of an UPDATE that joins by the key can
+    // be one of a moment when the table was small, and reads all of it.
+    let written = sqlx::query!(
+        "UPDATE accounts a SET balance = n.balance, entries = n.entries
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[]) AS n (user_id, balance, entries)
+         CROSS JOIN LATERAL (SELECT ctid AS place FROM accounts WHERE user_id = n.user_id LIMIT 1) found
+         WHERE a.ctid = found.place",
         &users as &[UserId],
         &balances,
         &entries
     )
-    .fetch_all(connection)
-    .await?;
+    .execute(connection)
+    .await?
+    .rows_affected();
     // Money without an account: a refund of a payment whose account somebody has deleted by hand.
-    let missing = are_new.into_iter().filter(|is_new| *is_new).count();
+    let missing = (accounts.len() as u64).saturating_sub(written);
     if missing > 0 {
         return Err(broken(format!("of {} accounts with new entries {missing} do not exist", accounts.len())));
     }
@@ -238,9 +239,8 @@ async fn refund_payments(
     Ok(())
 }
 
-/// Sells the seats of what is paid and frees those of what has ended. A seat is touched only while it is this reservation's.
-/// Counting `locked` locks all seats, in the order of ids, before the first is changed: an UPDATE alone promises no order. (A join
-/// with it would do that too, and compare each seat with each.)
+/// Sells the seats of what is paid and frees those of what has ended, in the order of ids. A seat is touched only while it is this
+/// reservation's, and the reservation is locked: nobody else wants such a seat meanwhile.
 async fn update_seats(connection: &mut PgConnection, rows: &[&Reservation]) -> Result<(), sqlx::Error> {
     let mut seats: Vec<(SeatId, ReservationId, bool)> = rows
         .iter()
@@ -257,11 +257,10 @@ async fn update_seats(connection: &mut PgConnection, rows: &[&Reservation]) -> R
     let reservations: Vec<ReservationId> = seats.iter().map(|(_, reservation, _)| *reservation).collect();
     let sold: Vec<bool> = seats.iter().map(|(_, _, sold)| *sold).collect();
     sqlx::query!(
-        "WITH locked AS MATERIALIZED (SELECT FROM seats WHERE seat_id = ANY($1) ORDER BY seat_id FOR UPDATE)
-         UPDATE seats s SET status = CASE WHEN n.sold THEN 'SOLD'::seat_status ELSE 'AVAILABLE' END,
+        "UPDATE seats s SET status = CASE WHEN n.sold THEN 'SOLD'::seat_status ELSE 'AVAILABLE' END,
                             reservation_id = CASE WHEN n.sold THEN s.reservation_id END
          FROM UNNEST($1::bigint[], $2::uuid[], $3::boolean[]) AS n (seat_id, reservation_id, sold)
-         WHERE s.seat_id = n.seat_id AND s.reservation_id = n.reservation_id AND (SELECT COUNT(*) FROM locked) > 0",
+         WHERE s.seat_id = n.seat_id AND s.reservation_id = n.reservation_id",
         &ids as &[SeatId],
         &reservations as &[ReservationId],
         &sold
@@ -301,24 +300,18 @@ pub(super) async fn end_tokens(
         return Ok(Vec::new());
     }
     let rows = sqlx::query!(
-        r#"WITH locked AS MATERIALIZED (
-               SELECT t.concert_id, t.seq
-               FROM (
-                   SELECT own.concert_id, own.seq, n.asked_at
-                   FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[]) AS n (concert_id, user_id, asked_at)
-                   CROSS JOIN LATERAL (
-                       SELECT t.concert_id, t.seq FROM queue_tokens t
-                       WHERE t.user_id = n.user_id AND t.concert_id + 0 = n.concert_id AND t.ended_at IS NULL
-                       LIMIT 1) own
-                   ORDER BY own.concert_id, own.seq
-               ) k
+        r#"UPDATE queue_tokens q
+           SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
+           FROM (
+               SELECT own.concert_id, own.seq, n.asked_at
+               FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[]) AS n (concert_id, user_id, asked_at)
                CROSS JOIN LATERAL (
                    SELECT t.concert_id, t.seq FROM queue_tokens t
-                   WHERE t.concert_id = k.concert_id AND t.seq = k.seq AND t.ended_at IS NULL AND t.issued_at <= k.asked_at
-                   FOR UPDATE) t)
-           UPDATE queue_tokens q
-           SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
-           FROM locked WHERE q.concert_id = locked.concert_id AND q.seq = locked.seq
+                   WHERE t.user_id = n.user_id AND t.concert_id + 0 = n.concert_id AND t.ended_at IS NULL
+                   LIMIT 1) own
+               ORDER BY own.concert_id, own.seq
+           ) k
+           WHERE q.concert_id = k.concert_id AND q.seq = k.seq AND q.ended_at IS NULL AND q.issued_at <= k.asked_at
            RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId",
                      q.seq"#,
         &concerts as &[ConcertId],

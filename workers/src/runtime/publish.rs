@@ -8,7 +8,7 @@ use anyhow::Context;
 use common::config::KafkaConfig;
 use common::kafka::delivery::Delivery;
 use common::kafka::headers;
-use common::kafka::producer::{OutRecord, Patience, ProduceError, Producer};
+use common::kafka::producer::{Gathering, OutRecord, Patience, ProduceError, Producer};
 use common::messages::results::ResultRecord;
 use common::topics;
 use rdkafka::consumer::BaseConsumer;
@@ -83,8 +83,8 @@ pub(crate) struct Sender {
 
 impl Sender {
     pub(crate) fn new(kafka: &KafkaConfig, worker: &str) -> anyhow::Result<Self> {
-        let producer = |linger| Producer::new(kafka, worker, Patience::Endless, linger);
-        let (prompt, gathering) = (producer(Duration::ZERO)?, producer(GATHERED_FOR)?);
+        let producer = |gathering| Producer::new(kafka, worker, Patience::Endless, gathering);
+        let (prompt, gathering) = (producer(Gathering::NONE)?, producer(Gathering::of(GATHERED_FOR))?);
         Ok(Self { prompt, gathering, source: format!("/boxoffice/{worker}") })
     }
 
