@@ -134,8 +134,8 @@ pub(crate) struct Bounds {
     /// How long the broker may take to acknowledge a record before the caller is told 504, in milliseconds.
     #[arg(long, env = "API_DELIVERY_MS_MAX", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=120_000))]
     pub(crate) delivery_ms_max: u64,
-    /// How long the records of a crowd are gathered before they are sent (`linger.ms`), in milliseconds; four times as long while 400
-    /// callers wait. A lone request is sent at once, whatever this is.
+    /// How long the records of a crowd are gathered before they are sent (`linger.ms`), in milliseconds; while 400 callers wait for their
+    /// outcomes four times as long, or until 128 records of a partition are together. A lone request is sent at once, whatever this is.
     #[arg(long = "linger-ms", env = "API_LINGER_MS", default_value = "3", value_parser = common::config::linger)]
     pub(crate) linger: Duration,
     /// Finished requests that are remembered: seconds of a full load, so that who polls finds them without the database.

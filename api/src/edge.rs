@@ -25,7 +25,7 @@ pub(crate) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let uri = request.uri().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let (request, leftover) = Leftover::watch(request);
-    let response = match app.slots.try_acquire() {
+    let response = match app.in_flight.try_acquire() {
         // Without an operators' key nothing is there, whatever the method or the body.
         Ok(_) if app.admin_key_hash.is_none() && uri.path().starts_with("/v1/admin/") => {
             not_found().await.into_response()

@@ -22,6 +22,7 @@ pub(crate) async fn keep(app: Arc<App>) {
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and these are small")]
 fn look(app: &App) {
+    let in_flight = app.bounds.in_flight_max as usize - app.in_flight.available_permits();
     let (finished, pending) = app.outcomes.len();
     let sizes = [
         ("outcomes", finished as u64),
@@ -32,7 +33,7 @@ fn look(app: &App) {
         ("catalogue", app.catalogue.len()),
         ("seat_maps", app.reads.seat_maps.len()),
     ];
-    gauge!("api_requests_in_flight").set(app.in_flight() as f64);
+    gauge!("api_requests_in_flight").set(in_flight as f64);
     gauge!("api_seat_map_bytes").set(app.reads.seat_maps.bytes() as f64);
     gauge!("api_streams").set(app.reads.streams_open() as f64);
     gauge!("api_waiters").set(app.outcomes.waiting() as f64);

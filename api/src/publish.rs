@@ -233,7 +233,7 @@ fn append<M: Message>(app: &App, message: &M, request: RequestId, trace: &str) -
         value: Some(&value),
         headers: headers::cloud_event(M::TYPE, request.0, SOURCE, Some(trace)),
     };
-    app.producer.send(record, app.in_flight()).map_err(|error| delivery_failed::<M>(app, error, request))
+    app.producer.send(record, app.outcomes.waiting()).map_err(|error| delivery_failed::<M>(app, error, request))
 }
 
 fn delivery_failed<M: Message>(app: &App, error: ProduceError, request: RequestId) -> ApiError {

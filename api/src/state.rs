@@ -53,8 +53,8 @@ pub(crate) struct App {
     pub(crate) producer: CrowdProducer,
     /// Whether Kafka answers.
     pub(crate) kafka: KafkaHealth,
-    /// One for each request that may be answered at the same time.
-    pub(crate) slots: Semaphore,
+    /// Requests that are being answered.
+    pub(crate) in_flight: Semaphore,
     /// Rate limits.
     pub(crate) limits: Limits,
     /// Outcomes, and who waits for them.
@@ -105,7 +105,7 @@ impl App {
             pool,
             producer,
             kafka: KafkaHealth::default(),
-            slots: Semaphore::new(bounds.in_flight_max as usize),
+            in_flight: Semaphore::new(bounds.in_flight_max as usize),
             limits: Limits::new(&settings.rates),
             outcomes: Arc::new(Outcomes::new(OutcomeBounds {
                 outcomes: bounds.outcomes_max,
@@ -171,11 +171,6 @@ impl App {
             Some(mark) => Ok(Some(mark)),
             None => Ok(Box::pin(self.queues.read(self.database()?, concert)).await?),
         }
-    }
-
-    /// Requests that are being answered.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.bounds.in_flight_max as usize - self.slots.available_permits()
     }
 
     /// Whether the database answered when it was asked last, a moment ago.

@@ -24,10 +24,7 @@ pub fn pool(config: &DatabaseConfig, name: &str, connections: u32) -> anyhow::Re
 /// The URL does not parse.
 pub fn worker_pool(config: &DatabaseConfig, name: &str, connections: u32) -> anyhow::Result<PgPool> {
     // Right after tables were filled, plans with sequential scans get cached and make a batch ten times slower.
-    let by_key = [("enable_seqscan", "off"), ("jit", "off")];
-    // What is left is a loop over the keys in the order in which a statement has them, and locks are taken in that order.
-    let in_order = [("enable_hashjoin", "off"), ("enable_mergejoin", "off")];
-    let options = connect_options(config, name)?.options(by_key).options(in_order);
+    let options = connect_options(config, name)?.options([("enable_seqscan", "off"), ("jit", "off")]);
     // A dead connection is a transient error like any other: asking before each use would cost a lone request a round trip.
     Ok(pool_options(connections).test_before_acquire(false).connect_lazy_with(options))
 }

@@ -46,7 +46,7 @@ impl CrowdProducer {
         if linger.is_zero() {
             return Ok(Self { quick, gathering: None });
         }
-        let large = Gathering { linger: LARGE_CROWD_LINGERS * linger, records_max: LARGE_CROWD_RECORDS };
+        let large = Gathering { linger: large_linger(linger, patience), records_max: Some(LARGE_CROWD_RECORDS) };
         let crowd = Crowd { pace: Pace::new(), small: producer(Gathering::of(linger))?, large: producer(large)? };
         Ok(Self { quick, gathering: Some(crowd) })
     }
@@ -56,8 +56,7 @@ impl CrowdProducer {
     /// # Errors
     /// [`ProduceError::QueueFull`], [`ProduceError::Refused`]
     pub fn send(&self, record: OutRecord<'_>, callers: usize) -> Result<Delivery, ProduceError> {
-        let crowd = self.gathering.as_ref().filter(|crowd| crowd.pace.is_crowd());
-        crowd.map_or(&self.quick, |crowd| crowd.of(callers)).send(record)
+        self.gathering.as_ref().and_then(|crowd| crowd.of(callers)).unwrap_or(&self.quick).send(record)
     }
 
     /// Records handed over and not acknowledged yet.
@@ -65,12 +64,15 @@ impl CrowdProducer {
         self.all().map(Producer::in_flight).sum()
     }
 
-    /// Waits until all is acknowledged, at most `wait_max` each.
+    /// Waits until all is acknowledged, at most `wait_max`.
     ///
     /// # Errors
     /// What is left was not acknowledged.
     pub fn flush(&self, wait_max: Duration) -> Result<(), KafkaError> {
-        self.all().try_for_each(|producer| producer.flush(wait_max))
+        let end = Instant::now() + wait_max;
+        let left = || end.saturating_duration_since(Instant::now());
+        // Each is asked to send what it has, even if the one before did not get rid of its own.
+        self.all().map(|producer| producer.flush(left())).fold(Ok(()), Result::and)
     }
 
     fn all(&self) -> impl Iterator<Item = &Producer> {
@@ -80,12 +82,26 @@ impl CrowdProducer {
 }
 
 impl Crowd {
-    fn of(&self, callers: usize) -> &Producer {
-        if callers < LARGE_CROWD_CALLERS { &self.small } else { &self.large }
+    /// Counts a record; None: it is of no crowd.
+    fn of(&self, callers: usize) -> Option<&Producer> {
+        match self.pace.count(callers) {
+            Size::None => None,
+            Size::Small => Some(&self.small),
+            Size::Large => Some(&self.large),
+        }
     }
 }
 
-/// How fast records come.
+/// Shorter than the time that a record has to be delivered in, else the library refuses it.
+fn large_linger(linger: Duration, patience: Patience) -> Duration {
+    let longest = match patience {
+        Patience::Caller(limit) => limit / 4,
+        Patience::Endless => Duration::MAX,
+    };
+    (LARGE_CROWD_LINGERS * linger).min(longest).max(linger)
+}
+
+/// How fast records come, and for how many.
 struct Pace {
     begun: Instant,
     counts: Mutex<Counts>,
@@ -96,6 +112,14 @@ struct Counts {
     window: u128,
     records: u32,
     crowd_until: u128,
+    large_until: u128,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Size {
+    None,
+    Small,
+    Large,
 }
 
 impl Pace {
@@ -103,16 +127,15 @@ impl Pace {
         Self { begun: Instant::now(), counts: Mutex::default() }
     }
 
-    /// Counts a record; whether it is one of a crowd.
-    fn is_crowd(&self) -> bool {
+    fn count(&self, callers: usize) -> Size {
         let window = self.begun.elapsed().as_millis() / CROWD_WINDOW_MS;
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.note(window)
+        counts.note(window, callers)
     }
 }
 
 impl Counts {
-    fn note(&mut self, window: u128) -> bool {
+    fn note(&mut self, window: u128, callers: usize) -> Size {
         if window != self.window {
             (self.window, self.records) = (window, 0);
         }
@@ -120,7 +143,14 @@ impl Counts {
         if self.records >= CROWD_RECORDS {
             self.crowd_until = window + CROWD_WINDOWS;
         }
-        window < self.crowd_until
+        if callers >= LARGE_CROWD_CALLERS {
+            self.large_until = window + CROWD_WINDOWS;
+        }
+        match () {
+            () if window >= self.crowd_until => Size::None,
+            () if window >= self.large_until => Size::Small,
+            () => Size::Large,
+        }
     }
 }
 
@@ -131,10 +161,30 @@ mod tests {
     #[test]
     fn a_crowd_is_many_records_in_a_short_time() {
         let mut counts = Counts::default();
-        assert!((1..CROWD_RECORDS).all(|_| !counts.note(7)));
-        assert!(counts.note(7), "the last one makes it a crowd");
-        assert!(counts.note(6 + CROWD_WINDOWS), "and it still is one between two waves");
-        assert!(!counts.note(7 + CROWD_WINDOWS), "but not for ever");
-        assert!((0..100).all(|window| !counts.note(window + 100)));
+        assert!((1..CROWD_RECORDS).all(|_| counts.note(7, 1) == Size::None));
+        assert_eq!(counts.note(7, 1), Size::Small, "the last one makes it a crowd");
+        assert_eq!(counts.note(6 + CROWD_WINDOWS, 1), Size::Small, "and it still is one between two waves");
+        assert_eq!(counts.note(7 + CROWD_WINDOWS, 1), Size::None, "but not for ever");
+        assert!((0..100).all(|window| counts.note(window + 100, LARGE_CROWD_CALLERS) == Size::None));
+    }
+
+    #[test]
+    fn a_large_crowd_is_one_with_many_who_wait() {
+        let mut counts = Counts::default();
+        (0..CROWD_RECORDS).for_each(|_| _ = counts.note(7, LARGE_CROWD_CALLERS - 1));
+        assert_eq!(counts.note(7, LARGE_CROWD_CALLERS - 1), Size::Small);
+        assert_eq!(counts.note(7, LARGE_CROWD_CALLERS), Size::Large);
+        assert_eq!(counts.note(8, 1), Size::Large, "its records do not change sides with each that is answered");
+        (0..CROWD_RECORDS).for_each(|_| _ = counts.note(9, 1));
+        assert_eq!(counts.note(7 + CROWD_WINDOWS, 1), Size::Small);
+    }
+
+    #[test]
+    fn a_large_crowd_never_waits_longer_than_it_may_for_its_delivery() {
+        let [short, long] = [3, 1_000].map(Duration::from_millis);
+        let patience = Patience::Caller(Duration::from_secs(2));
+        assert_eq!(large_linger(short, patience), 4 * short);
+        assert_eq!(large_linger(long, patience), long, "what the operator chose");
+        assert_eq!(large_linger(long, Patience::Endless), 4 * long);
     }
 }

@@ -16,8 +16,6 @@ use crate::config::KafkaConfig;
 const QUEUED_RECORDS_MAX: &str = "50000";
 /// Memory that they may take, in KiB.
 const QUEUED_KIB_MAX: &str = "65536";
-/// Records that are one request at most, as the library has it.
-const GATHERED_RECORDS_MAX: usize = 10_000;
 /// How long one wait for acknowledgements lasts. The library asks without pause for the last fraction of a millisecond of each: with its own
 /// `ThreadedProducer`, which waits for 100 ms, an idle producer takes a hundredth of a core.
 const POLL: Duration = Duration::from_secs(1);
@@ -69,8 +67,8 @@ pub struct Producer(Arc<BaseProducer<Receipts>>);
 pub struct Gathering {
     /// For so long it gathers them,
     pub linger: Duration,
-    /// or until so many are together.
-    pub records_max: usize,
+    /// or until so many are together; None: as the library has it, 10,000.
+    pub records_max: Option<usize>,
 }
 
 impl Gathering {
@@ -79,7 +77,7 @@ impl Gathering {
 
     /// As many as come within `linger`.
     pub const fn of(linger: Duration) -> Self {
-        Self { linger, records_max: GATHERED_RECORDS_MAX }
+        Self { linger, records_max: None }
     }
 }
 
@@ -161,12 +159,14 @@ fn settings(config: &KafkaConfig, client_id: &str, patience: Patience, gathering
         // Java tools give a key the same partition.
         .set("partitioner", "murmur2_random")
         .set("linger.ms", format!("{:.3}", gathering.linger.as_secs_f64() * 1_000.0))
-        .set("batch.num.messages", gathering.records_max.to_string())
         .set("message.timeout.ms", message_timeout.to_string())
         // The topics say how large a record may be; a dead letter is larger than its record.
         .set("message.max.bytes", "2097152")
         .set("queue.buffering.max.messages", QUEUED_RECORDS_MAX)
         .set("queue.buffering.max.kbytes", QUEUED_KIB_MAX);
+    if let Some(records) = gathering.records_max.filter(|_| !config.kafka_properties.says("batch.num.messages")) {
+        settings.set("batch.num.messages", records.to_string());
+    }
     // Records of a crowd resemble each other, and shrink to a fifth. A lone one has nothing to resemble. An operator may choose otherwise.
     if !gathering.linger.is_zero() && !config.kafka_properties.says("compression.") {
         settings.set("compression.codec", "lz4");

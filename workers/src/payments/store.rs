@@ -287,7 +287,9 @@ async fn note_releases(connection: &mut PgConnection, schedules: &[ScheduleId]) 
 }
 
 /// Ends the live queue tokens of those who paid, and tells which they were; not one that was made after the payment was asked for.
-/// They are found as the token worker finds them, one index probe each. An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the
+/// They are found as the token worker finds them, one index probe each, and changed in the order of their places. `q` says once more
+/// that they are live: another worker may have ended one for whose row this waited. It says so by the status, which no index of live
+/// tokens serves. An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the
 /// places of those who left.
 pub(super) async fn end_tokens(
     connection: &mut PgConnection,
@@ -311,7 +313,7 @@ pub(super) async fn end_tokens(
                    LIMIT 1) own
                ORDER BY own.concert_id, own.seq
            ) k
-           WHERE q.concert_id = k.concert_id AND q.seq = k.seq AND q.ended_at IS NULL AND q.issued_at <= k.asked_at
+           WHERE q.concert_id = k.concert_id AND q.seq = k.seq AND q.status IN ('WAITING', 'ACTIVE') AND q.issued_at <= k.asked_at
            RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId",
                      q.seq"#,
         &concerts as &[ConcertId],
