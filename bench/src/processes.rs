@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 /// The load generator's own name.
 const LOAD: &str = "load";
 
-/// Looks at all processes until two in a row show the same ones.
+/// Looks at all processes, at most, until two in a row show the same ones.
 const LOOKS_MAX: usize = 20;
 
 /// CPU seconds by process.
@@ -74,9 +74,13 @@ struct Stat {
     ticks: u64,
 }
 
-/// All processes at one moment: one that ends while they are read may be missed, and its parent have been read before it had that
-/// child's time.
 fn stats() -> BTreeMap<u32, Stat> {
+    steady(look)
+}
+
+/// What two looks in a row agree on: a process that ends during a look may be missed by it, and its parent have been read before it
+/// had that child's time.
+fn steady(mut look: impl FnMut() -> BTreeMap<u32, Stat>) -> BTreeMap<u32, Stat> {
     let mut seen = look();
     for _ in 0..LOOKS_MAX {
         let again = look();
@@ -126,6 +130,19 @@ mod tests {
         let line = "42 (a ) b (c) S 7 42 42 0 -1 0 1 2 3 4 100 20 3 1 20 0 1 0 5";
         let stat = stat(line).unwrap();
         assert_eq!((stat.parent, stat.ticks), (7, 124));
+    }
+
+    #[test]
+    fn the_time_of_a_child_that_ends_meanwhile_is_not_lost() {
+        // 1 is the parent of 2. The second look reads 1 before it has the time of 2, and 2 when it is gone.
+        let process = |parent, ticks| Stat { parent, ticks };
+        let mut looks = [
+            BTreeMap::from([(1, process(0, 5)), (2, process(1, 70))]),
+            BTreeMap::from([(1, process(0, 5))]),
+            BTreeMap::from([(1, process(0, 75))]),
+        ]
+        .into_iter();
+        assert_eq!(steady(|| looks.next().expect("three looks are enough"))[&1].ticks, 75);
     }
 
     #[test]

@@ -146,10 +146,12 @@ impl Counts {
         if callers >= LARGE_CROWD_CALLERS {
             self.large_until = window + CROWD_WINDOWS;
         }
-        match () {
-            () if window >= self.crowd_until => Size::None,
-            () if window >= self.large_until => Size::Small,
-            () => Size::Large,
+        if window >= self.crowd_until {
+            Size::None
+        } else if window >= self.large_until {
+            Size::Small
+        } else {
+            Size::Large
         }
     }
 }
