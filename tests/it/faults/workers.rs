@@ -204,16 +204,7 @@ async fn two_workers_with_one_schedule_keep_the_limit_of_live_seats() {
                           "schedule_id": show.schedule_id, "seat_ids": seats});
         writer.append_to(RESERVATIONS, partition, &show.schedule_id.to_string(), &hold).await;
     }
-    eventually("both workers wait", s(20), async || {
-        let waiting: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reservation-worker' AND wait_event_type = 'Lock'",
-        )
-        .fetch_one(&pool)
-        .await
-        .expect("Postgres answers");
-        met(waiting == 2, waiting)
-    })
-    .await;
+    blocked(&pool, "reservation-worker", 2).await;
     blocker.rollback().await.expect("Postgres answers");
 
     let user: uuid::Uuid = buyer.user_id.parse().unwrap();
@@ -237,4 +228,53 @@ async fn two_workers_with_one_schedule_keep_the_limit_of_live_seats() {
     log::caught_up(s(30)).await;
     audit::audit_at_rest(&pool).await;
     processes.up(1).await;
+}
+
+/// The token of a buyer who pays is changed by another's hand while the payment waits for its row: it ends all the same, and one that has
+/// ended does not end once more.
+#[tokio::test]
+async fn a_token_that_changes_while_its_buyer_pays_ends_once() {
+    const CHANGES: [(&str, &str); 2] = [
+        ("UPDATE queue_tokens SET expires_at = expires_at + interval '1 s' WHERE concert_id = $1", "COMPLETED"),
+        ("UPDATE queue_tokens SET status = 'EXPIRED', ended_at = now() WHERE concert_id = $1", "EXPIRED"),
+    ];
+    let processes = Processes::begin().await;
+    let (api, pool) = (Api::new(), database::pool().await);
+    processes.up(1).await;
+    for (change, wanted) in CHANGES {
+        let show = Show::new(&api).await;
+        let buyer = show.buyer(PRICE).await;
+        let [seat] = show.pick().await;
+        let held = buyer.hold(&show, &[seat], Way::Wait).await.ok(201);
+        let mut other = pool.begin().await.expect("Postgres answers");
+        sqlx::query(change).bind(show.concert_id).execute(&mut *other).await.expect("Postgres answers");
+        let (paid, ()) = tokio::join!(buyer.pay(&show, &held, Way::Wait), async {
+            blocked(&pool, "payment-worker", 1).await;
+            other.commit().await.expect("Postgres answers");
+        });
+        paid.ok(201);
+        let sql = "SELECT status::text FROM queue_tokens WHERE concert_id = $1 AND user_id::text = $2";
+        let status: String = sqlx::query_scalar(sql)
+            .bind(show.concert_id)
+            .bind(&buyer.user_id)
+            .fetch_one(&pool)
+            .await
+            .expect("Postgres answers");
+        assert_eq!(status, wanted, "{change}");
+    }
+}
+
+/// So many of these workers wait for a row or a lock that another transaction has.
+async fn blocked(pool: &PgPool, worker: &str, workers: i64) {
+    eventually("workers wait for a lock", s(20), async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'",
+        )
+        .bind(worker)
+        .fetch_one(pool)
+        .await
+        .expect("Postgres answers");
+        met(waiting == workers, waiting)
+    })
+    .await;
 }
