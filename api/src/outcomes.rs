@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use common::ids::{RequestId, UserId};
 use common::messages::results::RequestResult;
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::fifo::{Fifo, SHARDS, Sharded};
@@ -74,7 +75,7 @@ struct Shard {
     finished: Fifo<RequestId, Arc<RequestResult>>,
     finished_bytes: usize,
     pending: Fifo<RequestId, Pending>,
-    waiters: HashMap<RequestId, Vec<NumberedWaiter>, RandomState>,
+    waiters: HashMap<RequestId, SmallVec<[NumberedWaiter; 1]>, RandomState>,
     ended: bool,
 }
 
@@ -111,7 +112,7 @@ impl Outcomes {
         }
         drop(shard);
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Watch::Waiting(Waiter { request, number, receiver, outcomes: self.clone() })
+        Watch::Waiting(Waiter { request, number, receiver, is_told: false, outcomes: self.clone() })
     }
 
     /// The broker has the request.
@@ -168,7 +169,6 @@ impl Outcomes {
     }
 
     fn forget(&self, request: RequestId, number: u64) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
         let mut shard = self.shards.of(&request);
         if let Some(waiters) = shard.waiters.get_mut(&request) {
             waiters.retain(|(other, _)| *other != number);
@@ -188,13 +188,17 @@ pub(crate) struct Waiter {
     request: RequestId,
     number: u64,
     receiver: oneshot::Receiver<Arc<RequestResult>>,
+    /// Then nobody knows of it any longer.
+    is_told: bool,
     outcomes: Arc<Outcomes>,
 }
 
 impl Waiter {
     /// The outcome, when it comes; None when nobody waits any longer.
     pub(crate) async fn outcome(&mut self) -> Option<Arc<RequestResult>> {
-        (&mut self.receiver).await.ok()
+        let outcome = (&mut self.receiver).await.ok();
+        self.is_told = outcome.is_some();
+        outcome
     }
 
     /// The outcome, if it has come. One that comes later is remembered for others.
@@ -206,7 +210,10 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.outcomes.forget(self.request, self.number);
+        self.outcomes.waiting.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_told {
+            self.outcomes.forget(self.request, self.number);
+        }
     }
 }
 

@@ -127,7 +127,7 @@ fn request_hash(method: &str, subject: &str, canonical_body: &str) -> String {
 /// The answer of an earlier request with this key: here, or in the database. While that is down the worker tells a repeat.
 async fn known_answer(app: &App, ticket: &Ticket) -> Result<Option<Response>, ApiError> {
     match app.outcomes.known(ticket.request_id) {
-        Some(Known::Finished(result)) => return outcome(&result, ticket).map(Some),
+        Some(Known::Finished(result)) => return outcome(result, ticket).map(Some),
         Some(Known::Pending(pending)) => {
             same_request(pending.request_hash.as_deref(), ticket)?;
             return Box::pin(answer(app, ticket)).await.map(Some);
@@ -135,7 +135,7 @@ async fn known_answer(app: &App, ticket: &Ticket) -> Result<Option<Response>, Ap
         None => {}
     }
     match tokio::time::timeout(LOOK_MAX, Box::pin(app.written_outcome(ticket.request_id))).await {
-        Ok(Ok(Some(result))) => outcome(&result, ticket).map(Some),
+        Ok(Ok(Some(result))) => outcome(result, ticket).map(Some),
         Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
     }
 }
@@ -148,13 +148,13 @@ async fn answer(app: &App, ticket: &Ticket) -> Result<Response, ApiError> {
             Watch::Waiting(waiter) => wait::for_outcome(app, waiter, ticket.request_id, wait).await,
         };
         if let Some(result) = result {
-            return outcome(&result, ticket);
+            return outcome(result, ticket);
         }
     }
     Ok(wait::accepted(ticket.request_id, ticket.caller, ticket.wait))
 }
 
-fn outcome(result: &RequestResult, ticket: &Ticket) -> Result<Response, ApiError> {
+fn outcome(result: Arc<RequestResult>, ticket: &Ticket) -> Result<Response, ApiError> {
     same_request(result.request_hash.as_deref(), ticket)?;
     Ok(wait::final_answer(result, ticket.wait))
 }
@@ -170,12 +170,59 @@ fn same_request(known_hash: Option<&str>, ticket: &Ticket) -> Result<(), ApiErro
     }
 }
 
-/// Publishes the request, and answers once the broker has it, or once it has ended if the caller waits.
+/// Publishes the request, and answers once the broker has it, or once it has ended if the caller waits. Who waits keeps little meanwhile:
+/// the call is dropped while it is still in the processor's cache, and the next one takes its memory.
 ///
 /// # Errors
 /// 503 `overloaded`, `unavailable`: nothing was published. 504 `delivery-unknown`. 422 `idempotency-key-reused`, when the
 /// outcome is another request's.
-pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M) -> Result<Response, ApiError> {
+pub(crate) fn submit<M: Message>(
+    call: Call,
+    ticket: Ticket,
+    message: M,
+) -> impl Future<Output = Result<Response, ApiError>> {
+    let sent = send(&call, &ticket, &message);
+    drop(message);
+    let app = call.app;
+    async move {
+        let Sent { watch, delivery } = sent?;
+        let failed = |error| delivery_failed::<M>(&app, error, ticket.request_id);
+        let accepted = async || {
+            delivery.acknowledged().await.map_err(failed)?;
+            app.outcomes.accepted(ticket.request_id, pending::<M>(&ticket));
+            Ok::<(), ApiError>(())
+        };
+        let result = match watch {
+            None => None,
+            Some((_, Watch::Finished(result))) => Some(result),
+            Some((wait, Watch::Waiting(waiter))) => {
+                if ticket.request_hash.is_some() {
+                    // A repeat finds the first one.
+                    accepted().await?;
+                }
+                tokio::select! {
+                    // An outcome says more than a failure to hear of the acknowledgement.
+                    biased;
+                    result = wait::for_outcome(&app, waiter, ticket.request_id, wait) => result,
+                    error = delivery.failed() => return Err(failed(error)),
+                }
+            }
+        };
+        if let Some(result) = result {
+            return outcome(result, &ticket);
+        }
+        accepted().await?;
+        Ok(wait::accepted(ticket.request_id, ticket.caller, ticket.wait))
+    }
+}
+
+/// A record on its way, and what its caller waits for.
+struct Sent {
+    watch: Option<(Wait, Watch)>,
+    delivery: Delivery,
+}
+
+fn send<M: Message>(call: &Call, ticket: &Ticket, message: &M) -> Result<Sent, ApiError> {
     let app = &call.app;
     if !app.kafka.is_up() {
         return Err(ApiError::unavailable(
@@ -185,33 +232,7 @@ pub(crate) async fn submit<M: Message>(call: &Call, ticket: Ticket, message: &M)
     // Before the record is out, so that the outcome cannot come before the waiter.
     let watch = ticket.wait.map(|wait| (wait, app.outcomes.watch(ticket.request_id)));
     let delivery = append(app, message, ticket.request_id, &traceparent(call.headers(), ticket.request_id))?;
-    let failed = |error| delivery_failed::<M>(app, error, ticket.request_id);
-    let accepted = async || {
-        delivery.acknowledged().await.map_err(failed)?;
-        app.outcomes.accepted(ticket.request_id, pending::<M>(&ticket));
-        Ok::<(), ApiError>(())
-    };
-    let result = match watch {
-        None => None,
-        Some((_, Watch::Finished(result))) => Some(result),
-        Some((wait, Watch::Waiting(waiter))) => {
-            if ticket.request_hash.is_some() {
-                // A repeat finds the first one.
-                accepted().await?;
-            }
-            tokio::select! {
-                // An outcome says more than a failure to hear of the acknowledgement.
-                biased;
-                result = wait::for_outcome(app, waiter, ticket.request_id, wait) => result,
-                error = delivery.failed() => return Err(failed(error)),
-            }
-        }
-    };
-    if let Some(result) = result {
-        return outcome(&result, &ticket);
-    }
-    accepted().await?;
-    Ok(wait::accepted(ticket.request_id, ticket.caller, ticket.wait))
+    Ok(Sent { watch, delivery })
 }
 
 fn pending<M: Message>(ticket: &Ticket) -> Pending {

@@ -73,14 +73,16 @@ pub(crate) async fn for_outcome(
 }
 
 /// The answer that a request ended with.
-pub(crate) fn final_answer(result: &RequestResult, wait: Option<Wait>) -> Response {
-    let body = result.body().map_or(String::new(), |body| body.get().to_owned());
-    let mut response = Response::new(body.into());
-    *response.status_mut() = StatusCode::from_u16(result.http_status).unwrap_or(StatusCode::OK);
+pub(crate) fn final_answer(result: Arc<RequestResult>, wait: Option<Wait>) -> Response {
+    let status = StatusCode::from_u16(result.http_status).unwrap_or(StatusCode::OK);
     let media = match result.status {
         RequestStatus::Succeeded => "application/json",
         RequestStatus::Failed => "application/problem+json",
     };
+    // Who waited alone has it alone.
+    let body = Arc::unwrap_or_clone(result).into_body().map_or(String::new(), |body| Box::<str>::from(body).into());
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     applied(response.headers_mut(), wait);
     response

@@ -40,8 +40,8 @@ pub(crate) async fn charge(call: Call) -> Result<Response, ApiError> {
     if !(1..=CHARGE_MAX).contains(&request.amount) {
         return Err(invalid_request(&[Fault::pointer("/amount", format!("it is 1 to {CHARGE_MAX}"))]));
     }
-    if let Some(token) = &token {
-        queue::usable(&call.app, token).await?;
+    if let Some(token) = token {
+        queue::usable(&call.app, &token).await?;
     }
     let message = Charge {
         request_id: ticket.request_id,
@@ -49,5 +49,5 @@ pub(crate) async fn charge(call: Call) -> Result<Response, ApiError> {
         user_id: buyer,
         amount: request.amount,
     };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
 }

@@ -41,7 +41,7 @@ pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
     let ticket = publish::begin(&call, Some(buyer), &body).await?;
     let token = queue::of_buyer(&call.app, call.headers(), buyer)?;
     let request = ticket.form(&call, body.checked())?;
-    may_pay(&call.app, buyer, &token, request.reservation_id).await?;
+    may_pay(&call.app, buyer, token, request.reservation_id).await?;
     let message = Pay {
         request_id: ticket.request_id,
         request_hash: ticket.request_hash.clone(),
@@ -49,12 +49,12 @@ pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
         reservation_id: request.reservation_id,
         origin: None,
     };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
 }
 
 /// A reservation that is still held can be paid with any genuine queue token of its buyer and concert, whatever has become of the
 /// token or of the queue. For any other, the token must be usable; what is wrong with the reservation is for the worker to tell.
-async fn may_pay(app: &App, buyer: UserId, token: &QueueToken, reservation: ReservationId) -> Result<(), ApiError> {
+async fn may_pay(app: &App, buyer: UserId, token: QueueToken, reservation: ReservationId) -> Result<(), ApiError> {
     let told = app.reservations.get(reservation).map(|told| HoldState {
         user_id: told.user_id,
         concert_id: told.concert_id,
@@ -65,17 +65,17 @@ async fn may_pay(app: &App, buyer: UserId, token: &QueueToken, reservation: Rese
         None => match Box::pin(app.hold_state(reservation)).await {
             Ok(hold) => hold,
             // A usable token is enough: the worker looks at the reservation anyway.
-            Err(error) => return queue::usable(app, token).await.map_err(|_| error),
+            Err(error) => return queue::usable(app, &token).await.map_err(|_| error),
         },
     };
     let Some(hold) = hold.filter(|hold| hold.user_id == buyer) else {
-        return queue::usable(app, token).await;
+        return queue::usable(app, &token).await;
     };
-    queue::for_concert(token, hold.concert_id)?;
+    queue::for_concert(&token, hold.concert_id)?;
     if hold.is_held {
         return Ok(());
     }
-    queue::usable(app, token).await
+    queue::usable(app, &token).await
 }
 
 /// Gives paid seats back for the money.
@@ -99,5 +99,5 @@ pub(crate) async fn refund(call: Call) -> Result<Response, ApiError> {
         user_id: buyer,
         payment_id: PaymentId(id),
     };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
 }

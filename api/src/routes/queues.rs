@@ -85,5 +85,5 @@ pub(crate) async fn configure(call: Call) -> Result<Response, ApiError> {
         concert_id,
         settings,
     };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
 }

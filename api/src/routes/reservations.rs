@@ -12,12 +12,13 @@ use common::messages::reservations::{BestAvailable, Hold, SEATS_PER_HOLD_MAX};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::auth::queue;
+use crate::auth::queue::{self, QueueToken};
 use crate::body::{Nothing, Object, present};
 use crate::call::Call;
 use crate::error::{ApiError, Fault, both, invalid_request};
 use crate::publish;
 use crate::routes::{Accepted, LogHeaders};
+use crate::state::App;
 
 /// One of three forms: `schedule_id` with `seat_ids`; `concert_id` and `date` with `seats`; `schedule_id` with `best_available`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -195,14 +196,7 @@ pub(crate) async fn hold(call: Call) -> Result<Response, ApiError> {
     let token = queue::of_buyer(&call.app, call.headers(), buyer)?;
     let request = ticket.form(&call, body.checked())?;
     let wish = request.wish().map_err(|faults| invalid_request(&faults))?;
-    let app = &call.app;
-    let schedule_id = match wish.place {
-        Place::Schedule(schedule) => schedule,
-        Place::Date(concert, date) => app.catalogue.on_date(app, concert, date).await?,
-    };
-    let schedule = app.catalogue.schedule(app, schedule_id).await?;
-    queue::for_concert(&token, schedule.concert_id)?;
-    queue::usable(app, &token).await?;
+    let schedule_id = may_hold(&call.app, token, wish.place).await?;
     let message = Hold {
         request_id: ticket.request_id,
         request_hash: ticket.request_hash.clone(),
@@ -213,7 +207,19 @@ pub(crate) async fn hold(call: Call) -> Result<Response, ApiError> {
         best_available: wish.best_available,
         pay: wish.pay,
     };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
+}
+
+/// The schedule, once this queue token lets its buyer take seats of it.
+async fn may_hold(app: &App, token: QueueToken, place: Place) -> Result<ScheduleId, ApiError> {
+    let schedule_id = match place {
+        Place::Schedule(schedule) => schedule,
+        Place::Date(concert, date) => app.catalogue.on_date(app, concert, date).await?,
+    };
+    let schedule = app.catalogue.schedule(app, schedule_id).await?;
+    queue::for_concert(&token, schedule.concert_id)?;
+    queue::usable(app, &token).await?;
+    Ok(schedule_id)
 }
 
 /// Gives a hold back.
@@ -238,7 +244,7 @@ pub(crate) async fn cancel(call: Call) -> Result<Response, ApiError> {
         user_id: buyer,
         reservation_id: ReservationId(id),
     };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
 }
 
 #[cfg(test)]

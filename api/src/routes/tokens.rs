@@ -40,7 +40,7 @@ pub(crate) async fn join(call: Call) -> Result<Response, ApiError> {
     }
     let message =
         Issue { request_id: ticket.request_id, request_hash: ticket.request_hash.clone(), user_id: buyer, concert_id };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
 }
 
 /// The buyer's live token of a concert.
@@ -122,5 +122,5 @@ pub(crate) async fn leave(call: Call) -> Result<Response, ApiError> {
         concert_id: token.claims.concert_id,
         token_id: token.claims.jti,
     };
-    publish::submit(&call, ticket, &message).await
+    publish::submit(call, ticket, message).await
 }

@@ -174,15 +174,29 @@ impl Bench {
         peers: &[Peer],
         turn: impl AsyncFn(Turn, &ProgressBar) -> Result<Measured>,
     ) -> Result<Row> {
+        let nothing = async |_, _| Ok(());
+        self.in_prepared_turn(name, peers, nothing, async |now, (), progress| turn(now, progress).await).await
+    }
+
+    /// The same, each turn with what was prepared right before it, for this peer and the turn of this number.
+    async fn in_prepared_turn<T>(
+        &self,
+        name: &'static str,
+        peers: &[Peer],
+        prepare: impl AsyncFn(Peer, usize) -> Result<T>,
+        turn: impl AsyncFn(Turn, T, &ProgressBar) -> Result<Measured>,
+    ) -> Result<Row> {
         let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
         let (mut cpu, mut count) = (Cpu::new(), 0);
         let peers = if self.alone { &[Peer::Ours] } else { peers };
         let turns = (0..ROUNDS).flat_map(|_| peers.iter().copied()).enumerate();
         for (number, peer) in turns {
+            self.turn_of(Peer::Ours)?;
+            let prepared = prepare(peer, number).await?;
             let progress = progress(name, peer);
             let turn_now = Turn { peer, address: self.turn_of(peer)?, number };
             let before = self.processes.cpu();
-            let measured = turn(turn_now, &progress).await?;
+            let measured = turn(turn_now, prepared, &progress).await?;
             progress.finish_and_clear();
             if peer == Peer::Ours {
                 for (name, now) in self.processes.cpu() {

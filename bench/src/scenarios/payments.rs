@@ -17,23 +17,22 @@ const CHARGES_EACH: usize = 16;
 /// More than all holds of a buyer cost.
 const MONEY: i64 = 100_000;
 
-/// One payment each by buyers who hold a seat.
+/// One payment each by buyers who are inside and hold a seat. They came right before: whoever buys pays within minutes.
 pub(super) async fn payments(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(60_000);
     let seats = i64::try_from(count)? / 50 * 50 + 50;
     let house = bench.world.house(2 * ROUNDS, seats, open_queue()).await?;
-    let buyers = bench.world.insiders(&house, count).await?;
-    bench.world.charge(&buyers, MONEY).await?;
-    let counts = |peer| if peer == Peer::Ours { count } else { count / SYNC_PART };
-    let mut holds = Vec::new();
-    for (number, schedule) in house.schedules.iter().enumerate() {
-        let peer = if number % 2 == 0 { Peer::Ours } else { Peer::Sync };
-        holds.push(hold_each(bench, &buyers[..counts(peer)], *schedule).await?);
-    }
-    bench.world.analyze().await?;
+    let hold = async |peer, turn: usize| {
+        let count = if peer == Peer::Ours { count } else { count / SYNC_PART };
+        let buyers = bench.world.insiders(&house, count).await?;
+        bench.world.charge(&buyers, MONEY).await?;
+        let holds = hold_each(bench, &buyers, house.schedules[turn]).await?;
+        bench.world.analyze().await?;
+        Ok((buyers, holds))
+    };
     bench
-        .in_turn("payments", &[Peer::Ours, Peer::Sync], async |turn, progress| {
-            pay_each(turn, &buyers, &holds[turn.number], progress).await
+        .in_prepared_turn("payments", &[Peer::Ours, Peer::Sync], hold, async |turn, (buyers, holds), progress| {
+            pay_each(turn, &buyers, &holds, progress).await
         })
         .await
 }

@@ -74,6 +74,11 @@ impl RequestResult {
     pub fn body(&self) -> Option<&RawValue> {
         self.result.as_deref().or(self.problem.as_deref())
     }
+
+    /// The same, without the rest.
+    pub fn into_body(self) -> Option<Box<RawValue>> {
+        self.result.or(self.problem)
+    }
 }
 
 /// What happened to a queue token.

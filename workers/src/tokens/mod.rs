@@ -1,13 +1,14 @@
 //! The queue: joins in, in strict order, and admissions out, at an exact rate. One concert is one line.
 //!
 //! `decide` has the rules for commands (`again`: for those whose outcome was told before the database forgot it), `line` those of one queue, `bucket` the rate; `store` the SQL. `demand` says what has to be
-//! loaded for a batch, and `inside` when it is worth while to count who is inside. This file ties them to the runtime.
+//! loaded for a batch, `joined` whose token need not be searched for, and `inside` when it is worth while to count who is inside. This file ties them to the runtime.
 
 mod again;
 mod bucket;
 mod decide;
 mod demand;
 mod inside;
+mod joined;
 mod line;
 #[cfg(test)]
 mod model;
@@ -27,6 +28,7 @@ use sqlx::{PgConnection, PgPool};
 use self::decide::{Decision, State, Ticket, decide};
 use self::demand::Demands;
 use self::inside::Inside;
+use self::joined::Joined;
 use self::line::{Line, Standing};
 use self::store::{Candidate, Lines};
 use crate::runtime::word::{Applied, Clock, Emissions, Fate, Logged, Outcome, Word};
@@ -46,6 +48,7 @@ pub struct Tokens {
     /// Queues where nobody waits (all who did have left), as of this place of the next join. Only a join can change that.
     empty: HashMap<ConcertId, i64>,
     inside: Inside,
+    joined: Joined,
 }
 
 impl Tokens {
@@ -57,6 +60,7 @@ impl Tokens {
             tick_after: ConcertId(0),
             empty: HashMap::new(),
             inside: Inside::default(),
+            joined: Joined::default(),
         }
     }
 
@@ -72,7 +76,7 @@ impl Tokens {
         let concerts: Vec<i64> = demands.keys().map(|concert| concert.0).collect();
         let mut lines = store::lock_queues(transaction, now, &concerts, true).await?;
         if !lines.is_empty() {
-            store::load_tokens(transaction, &mut lines, demands, &self.inside).await?;
+            store::load_tokens(transaction, &mut lines, demands, &self.inside, &self.joined).await?;
         }
         Ok(State { lines, unknown_users })
     }
@@ -137,16 +141,17 @@ impl Tokens {
     ) -> Result<Lines, sqlx::Error> {
         let mut lines = store::lock_queues(transaction, now, concerts, false).await?;
         if !lines.is_empty() {
-            store::load_tokens(transaction, &mut lines, &Demands::new(), &self.inside).await?;
+            store::load_tokens(transaction, &mut lines, &Demands::new(), &self.inside, &self.joined).await?;
             lines.values_mut().for_each(Line::admit);
             store::write(transaction, &lines, self.keys.signing_kid()).await?;
         }
         Ok(lines)
     }
 
-    /// Remembers what saves work later: how many are inside, and where nobody waits.
+    /// Remembers what saves work later: who joined, how many are inside, and where nobody waits.
     fn remember(&mut self, lines: &mut Lines) {
         for (concert, line) in lines {
+            self.joined.note(line);
             if let Some(active) = line.active() {
                 let counted_at = line.was_counted().then_some(line.at);
                 self.inside.note(*concert, active, line.queue.admitted_total, counted_at);
@@ -216,7 +221,7 @@ impl Word for Tokens {
             let mut transaction = pool.begin().await?;
             let now = store::now(&mut transaction).await?;
             let mut lines = store::lock_queues(&mut transaction, now, &concerts, true).await?;
-            store::load_tokens(&mut transaction, &mut lines, &demands, &self.inside).await?;
+            store::load_tokens(&mut transaction, &mut lines, &demands, &self.inside, &self.joined).await?;
             for (concert, line) in &mut lines {
                 let own: Vec<(TokenId, Fate)> =
                     fates.iter().filter(|(_, fate)| fate.concert_id == *concert).copied().collect();
@@ -248,5 +253,6 @@ impl Word for Tokens {
         self.inside.clear();
         self.empty.clear();
         self.users.forget();
+        self.joined.forget();
     }
 }

@@ -18,6 +18,7 @@ use sqlx::{PgConnection, PgPool};
 use super::bucket::{ADMISSION, Bucket};
 use super::demand::{self, Demand, Demands};
 use super::inside::Inside;
+use super::joined::Joined;
 use super::line::{Change, Counts, Line, Loaded, Queue, Token};
 use crate::runtime::word::Fate;
 
@@ -113,6 +114,7 @@ pub(crate) async fn load_tokens(
     lines: &mut Lines,
     demands: &Demands,
     inside: &Inside,
+    joined: &Joined,
 ) -> Result<(), sqlx::Error> {
     let nothing = Demand::default();
     let bounds = lines.values().map(|line| {
@@ -126,7 +128,7 @@ pub(crate) async fn load_tokens(
         counts.active = counts.active.or(bound);
     }
     let rows_max = demand::rows_max(lines.len());
-    let wanted = Wanted::new(lines, demands, &counts, rows_max);
+    let wanted = Wanted::new(lines, demands, &counts, rows_max, joined);
     let mut found = lock_tokens(connection, &wanted).await?;
     let rest = counts.into_iter().zip(counted).zip(&wanted.front_max);
     for (line, ((counts, counted), front_max)) in lines.values_mut().zip(rest) {
@@ -232,12 +234,14 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(lines: &Lines, demands: &Demands, counts: &[Counts], rows_max: i64) -> Self {
+    fn new(lines: &Lines, demands: &Demands, counts: &[Counts], rows_max: i64, joined: &Joined) -> Self {
         let (mut wanted, nothing) = (Self::default(), Demand::default());
         for (line, counts) in lines.values().zip(counts) {
             let concert = line.queue.concert_id;
             let demand = demands.get(&concert).unwrap_or(&nothing);
-            for user in demand.joiners.iter().chain(&demand.leavers) {
+            // Tokens that were told of may come back with any place.
+            let may_have_one = |user: &&UserId| demand.retold || joined.may_include(&line.queue, **user);
+            for user in demand.joiners.iter().filter(may_have_one).chain(&demand.leavers) {
                 wanted.pair_concerts.push(concert.0);
                 wanted.pair_users.push(user.0);
             }
