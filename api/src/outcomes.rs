@@ -188,7 +188,7 @@ pub(crate) struct Waiter {
     request: RequestId,
     number: u64,
     receiver: oneshot::Receiver<Arc<RequestResult>>,
-    /// Then nobody knows of it any longer.
+    /// Then it is not among the waiters any longer.
     is_told: bool,
     outcomes: Arc<Outcomes>,
 }

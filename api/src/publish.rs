@@ -170,8 +170,9 @@ fn same_request(known_hash: Option<&str>, ticket: &Ticket) -> Result<(), ApiErro
     }
 }
 
-/// Publishes the request, and answers once the broker has it, or once it has ended if the caller waits. Who waits keeps little meanwhile:
-/// the call is dropped while it is still in the processor's cache, and the next one takes its memory.
+/// Publishes the request, and answers once the broker has it, or once it has ended if the caller waits. The record is on its way when this
+/// returns; only the waiting is in the future. Who waits keeps little meanwhile: what the call and the message have on the heap is dropped
+/// while it is still in the processor's cache, and the next one takes its memory.
 ///
 /// # Errors
 /// 503 `overloaded`, `unavailable`: nothing was published. 504 `delivery-unknown`. 422 `idempotency-key-reused`, when the

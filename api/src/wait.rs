@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use common::ids::{RequestId, UserId};
 use common::messages::results::{RequestResult, RequestStatus};
+use serde_json::value::RawValue;
 
 use crate::outcomes::Waiter;
 use crate::state::App;
@@ -79,8 +80,12 @@ pub(crate) fn final_answer(result: Arc<RequestResult>, wait: Option<Wait>) -> Re
         RequestStatus::Succeeded => "application/json",
         RequestStatus::Failed => "application/problem+json",
     };
-    // Who waited alone has it alone.
-    let body = Arc::unwrap_or_clone(result).into_body().map_or(String::new(), |body| Box::<str>::from(body).into());
+    // Who waited alone mostly has it alone by now.
+    let body = match Arc::try_unwrap(result) {
+        Ok(own) => own.into_body(),
+        Err(shared) => shared.body().map(RawValue::to_owned),
+    };
+    let body = body.map_or(String::new(), |body| Box::<str>::from(body).into());
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));

@@ -1,9 +1,11 @@
-//! Who may have a live token. In the minute when sales open nearly every join is its buyer's first, and to search the database for a token
-//! that he has already finds nothing: a third of what a join costs there.
+//! Who may have joined a line. In the minute when sales open nearly every join is its buyer's first, and the search for a live token that he
+//! has already finds nothing.
 //!
-//! Only a join makes a token, and each takes the next place of its line. So of a line whose places were all given by this worker, from the
-//! first one on, it knows all who ever joined: the next place is where it left it. Of any other line it knows nothing, and everybody is
-//! searched for. They are kept in a filter that may take a stranger for one who joined, which costs a search, and never the reverse.
+//! Places are dense from 1, and each join takes one. So of a line whose places were all given by this worker, from the first one on, it knows
+//! all who ever joined: the next place is as many behind the one where it left the line as it gives now. Of any other line it knows nothing, and
+//! everybody is searched for; for good, if partitions move or a transaction is rolled back once the line has begun. Those who joined are
+//! kept in a filter that may take a stranger for one of them, which costs a search, and never the reverse. Were it wrong all the same, the
+//! unique index `queue_tokens_live` would refuse a second live token, and the next try, with all forgotten, would find the first.
 
 use std::collections::HashMap;
 
@@ -12,8 +14,8 @@ use fastbloom::BloomFilter;
 
 use super::line::{Change, Line, Queue};
 
-/// Joins that are remembered before it starts afresh.
-const REMEMBERED_MAX: usize = 2_000_000;
+/// Joins that are remembered before it starts afresh; there are not more lines.
+const JOINS_MAX: usize = 2_000_000;
 /// Bits of the filter, 2 MB: when it is full, 1 stranger in 50 is taken for one who joined.
 const FILTER_BITS: usize = 1 << 24;
 
@@ -23,49 +25,53 @@ pub(crate) struct Joined {
     /// The next place of each line, as this worker left it.
     lines: HashMap<ConcertId, i64>,
     filter: BloomFilter,
-    remembered: usize,
+    joins: usize,
+    joins_max: usize,
 }
 
 impl Default for Joined {
     fn default() -> Self {
-        let filter = BloomFilter::with_num_bits(FILTER_BITS).expected_items(REMEMBERED_MAX);
-        Self { lines: HashMap::new(), filter, remembered: 0 }
+        Self::of_at_most(JOINS_MAX)
     }
 }
 
 impl Joined {
+    fn of_at_most(joins_max: usize) -> Self {
+        let filter = BloomFilter::with_num_bits(FILTER_BITS).expected_items(joins_max);
+        Self { lines: HashMap::new(), filter, joins: 0, joins_max }
+    }
+
     /// Whether this buyer may have joined the line, whose row is locked.
     pub(crate) fn may_include(&self, queue: &Queue, user: UserId) -> bool {
         !self.knows(queue.concert_id, queue.next_seq) || self.filter.contains(&(queue.concert_id, user))
     }
 
-    /// Remembers the joins of a transaction that is about to be committed.
+    /// Remembers the joins of a transaction that is about to be committed. A token that comes back with a place that it was told to have
+    /// leaves a gap or fills one: then the places do not add up, and the line is not known any longer.
     pub(crate) fn note(&mut self, line: &Line) {
         let Queue { concert_id, next_seq, .. } = line.queue;
         let new = line.tokens.iter().filter(|token| token.change == Change::New);
-        let before = next_seq - i64::try_from(new.clone().count()).unwrap_or(i64::MAX);
-        if before == next_seq {
+        let given = new.clone().count();
+        if given == 0 {
             return;
         }
-        if !self.knows(concert_id, before) {
+        let known = i64::try_from(given).is_ok_and(|given| self.knows(concert_id, next_seq - given));
+        if self.joins + given > self.joins_max {
+            self.forget();
+        } else if known {
+            new.for_each(|token| _ = self.filter.insert(&(concert_id, token.user_id)));
+            self.joins += given;
+            self.lines.insert(concert_id, next_seq);
+        } else {
             self.lines.remove(&concert_id);
-            return;
         }
-        if self.remembered >= REMEMBERED_MAX {
-            *self = Self::default();
-            // Those who joined before are not remembered any longer.
-            return;
-        }
-        for token in new {
-            self.filter.insert(&(concert_id, token.user_id));
-            self.remembered += 1;
-        }
-        self.lines.insert(concert_id, next_seq);
     }
 
-    /// Forgets all lines: a transaction was rolled back that made places of theirs.
+    /// Forgets everybody: what was noted may have been rolled back, or the database is another one.
     pub(crate) fn forget(&mut self) {
         self.lines.clear();
+        self.filter.clear();
+        self.joins = 0;
     }
 
     fn knows(&self, concert: ConcertId, next_seq: i64) -> bool {
@@ -82,6 +88,7 @@ mod tests {
 
     use super::*;
     use crate::tokens::bucket::Bucket;
+    use crate::tokens::line::Place;
 
     fn user(n: u128) -> UserId {
         UserId(Uuid::from_u128(n))
@@ -133,6 +140,29 @@ mod tests {
         assert!(joined.may_include(&line(1, 4).queue, user(9)), "and is not remembered by what came after it");
         joined.note(&joined_by(4, []));
         assert!(joined.may_include(&line(1, 4).queue, user(9)));
+    }
+
+    #[test]
+    fn a_line_to_which_a_token_came_back_with_its_own_place_may_include_everybody() {
+        let mut joined = Joined::default();
+        joined.note(&joined_by(1, 1..=2));
+        let mut line = joined_by(3, []);
+        for (n, seq) in [(5, 5), (3, 3)] {
+            let told = Some(Place { seq, kid: None });
+            line.join(TokenId(Uuid::from_u128(n)), user(n), DateTime::UNIX_EPOCH, told);
+        }
+        joined.note(&line);
+        assert!(joined.may_include(&line.queue, user(9)), "place 4 is another's");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut joined = Joined::of_at_most(3);
+        joined.note(&joined_by(1, 1..=2));
+        assert!(!joined.may_include(&line(1, 3).queue, user(9)));
+        joined.note(&joined_by(3, 3..=4));
+        assert!(joined.may_include(&line(1, 5).queue, user(9)), "it starts afresh, with lines that begin now");
+        assert_eq!(joined.joins, 0);
     }
 
     #[test]

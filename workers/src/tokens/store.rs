@@ -239,8 +239,7 @@ impl Wanted {
         for (line, counts) in lines.values().zip(counts) {
             let concert = line.queue.concert_id;
             let demand = demands.get(&concert).unwrap_or(&nothing);
-            // Tokens that were told of may come back with any place.
-            let may_have_one = |user: &&UserId| demand.retold || joined.may_include(&line.queue, **user);
+            let may_have_one = |user: &&UserId| joined.may_include(&line.queue, **user);
             for user in demand.joiners.iter().filter(may_have_one).chain(&demand.leavers) {
                 wanted.pair_concerts.push(concert.0);
                 wanted.pair_users.push(user.0);
