@@ -2,7 +2,7 @@
 
 use boxoffice_tests::show::slow_queue;
 use boxoffice_tests::wait::s;
-use boxoffice_tests::{Api, PRICE, Show, WAYS, Way, eventually, met, shapes};
+use boxoffice_tests::{Api, PRICE, Show, WAYS, Way, database, eventually, met, shapes};
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
@@ -65,6 +65,24 @@ async fn s0_03_second_request_finds_the_valid_token() {
         }
         assert_eq!(api.queue(show.concert_id).await["joined_total"], 2);
     }
+}
+
+/// Who has not joined, as far as the worker has seen, is not searched for. If that were wrong, nobody would have two live tokens all the same.
+#[tokio::test]
+async fn a_token_that_the_worker_does_not_know_of_is_found() {
+    let (api, pool) = (Api::new(), database::pool().await);
+    let show = Show::with(&api, slow_queue()).await;
+    let buyers = api.sign_up_many(2).await;
+    let token = buyers[0].join(show.concert_id, Way::Wait).await.ok(201);
+    sqlx::query("UPDATE queue_tokens SET user_id = $2::uuid WHERE concert_id = $1")
+        .bind(show.concert_id)
+        .bind(&buyers[1].user_id)
+        .execute(&pool)
+        .await
+        .expect("Postgres answers");
+    let found = buyers[1].join(show.concert_id, Way::Wait).await.ok(200);
+    assert_eq!(found["token_id"], token["token_id"], "{found}");
+    assert_eq!(api.queue(show.concert_id).await["joined_total"], 1);
 }
 
 #[tokio::test]
