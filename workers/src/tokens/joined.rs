@@ -3,8 +3,9 @@
 //!
 //! Places are dense from 1, and each join takes one. So of a line whose places were all given by this worker, from the first one on, it knows
 //! all who ever joined: the next place is still the one where it left the line. Of any other line it knows nothing, and everybody is searched
-//! for; for good, if partitions move or a transaction is rolled back once the line has begun. Those who joined are kept in a filter that may take a stranger for one of them, which costs a search, and never the reverse. Were it wrong all the same, the
-//! unique index `queue_tokens_live` would refuse a second live token, and the next try, with all forgotten, would find the first.
+//! for; for good, if partitions move or a transaction is rolled back once the line has begun. Those who joined are kept in a filter that may
+//! take a stranger for one of them, which costs a search, and never the reverse. Were it wrong all the same, the unique index
+//! `queue_tokens_live` would refuse a second live token, and the next try, with all forgotten, would find the first.
 
 use std::collections::HashMap;
 
