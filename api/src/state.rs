@@ -31,6 +31,7 @@ use crate::queues::{QueueMark, Queues, TokenStates};
 use crate::reads::Reads;
 use crate::reservations::Reservations;
 use crate::store;
+use crate::store::queues::{TokenKey, TokenRow};
 use crate::store::reservations::HoldState;
 
 /// What all handlers share.
@@ -65,6 +66,7 @@ pub(crate) struct App {
     pub(crate) tokens: TokenStates,
     /// Reservations of which the results topic told.
     pub(crate) reservations: Reservations,
+    token_rows: Lookup<TokenKey, TokenRow>,
     hold_states: Lookup<ReservationId, HoldState>,
     written_outcomes: Lookup<RequestId, Arc<RequestResult>>,
     /// Concerts and schedules.
@@ -94,7 +96,7 @@ impl App {
         let admin_key = settings.secrets.admin_key.as_ref().filter(|key| !key.expose().is_empty());
         let (reads, bus) = (Arc::new(Reads::new(&settings.read_bounds, &settings.currency)), Bus::default());
         let told = reads.clone();
-        let (of_requests, of_reservations) = (pool.clone(), pool.clone());
+        let (of_requests, of_tokens, of_reservations) = (pool.clone(), pool.clone(), pool.clone());
         bus.on_seats_changed(Box::new(move |schedule| told.seats_changed(schedule)));
         Ok(Self {
             currency: settings.currency.clone(),
@@ -115,6 +117,10 @@ impl App {
             written_outcomes: Lookup::start(move |ids| {
                 let pool = of_requests.clone();
                 async move { store::requests::outcomes(&pool, &ids).await }
+            }),
+            token_rows: Lookup::start(move |keys| {
+                let pool = of_tokens.clone();
+                async move { store::queues::tokens(&pool, &keys).await }
             }),
             hold_states: Lookup::start(move |ids| {
                 let pool = of_reservations.clone();
@@ -151,6 +157,15 @@ impl App {
     pub(crate) async fn written_outcome(&self, request: RequestId) -> Result<Option<Arc<RequestResult>>, ApiError> {
         self.database()?;
         Ok(self.written_outcomes.get(request).await?)
+    }
+
+    /// How a queue token stands in the database; None: there is no such token.
+    ///
+    /// # Errors
+    /// 503 if the database does not answer.
+    pub(crate) async fn token_row(&self, token: TokenKey) -> Result<Option<TokenRow>, ApiError> {
+        self.database()?;
+        Ok(self.token_rows.get(token).await?)
     }
 
     /// Whose a reservation is, and whether it is held; None: there is none.

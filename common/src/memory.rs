@@ -2,7 +2,7 @@
 
 /// Records and answers are made on one thread and dropped on another, which the system's allocator is slow at.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Lets this process take memory in small pages from now on. With huge ones, which the allocator asks for, a worker takes twice the memory,
 /// and is no faster.

@@ -12,8 +12,7 @@ use common::problems::Slug;
 use crate::error::ApiError;
 use crate::queues::{Place, QueueMark, TokenState};
 use crate::state::App;
-use crate::store;
-use crate::store::queues::TokenRow;
+use crate::store::queues::{TokenKey, TokenRow};
 
 /// The header that carries a queue token.
 pub(crate) const QUEUE_TOKEN: &str = "queue-token";
@@ -154,7 +153,8 @@ pub(crate) async fn standing(app: &App, claims: &QueueClaims) -> Result<Standing
         }
     }
     let before = app.tokens.read_mark(concert, buyer);
-    let row = match token_row(app, claims).await {
+    let key = TokenKey { concert_id: concert, seq: claims.seq, token_id: claims.jti };
+    let row = match Box::pin(app.token_row(key)).await {
         Ok(row) => row,
         Err(error) => return known.map(|(state, _)| stands(state, &queue)).ok_or(error),
     };
@@ -166,10 +166,6 @@ pub(crate) async fn standing(app: &App, claims: &QueueClaims) -> Result<Standing
     };
     app.tokens.remember(concert, buyer, claims.jti, state, before);
     Ok(stands(state, &queue))
-}
-
-async fn token_row(app: &App, claims: &QueueClaims) -> Result<Option<TokenRow>, ApiError> {
-    Ok(Box::pin(store::queues::token(app.database()?, claims.concert_id, claims.seq, claims.jti)).await?)
 }
 
 fn stands(state: TokenState, queue: &QueueMark) -> Standing {

@@ -1,10 +1,13 @@
 //! Queues and queue tokens, read.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use common::bodies::TokenStatus;
 use common::ids::{ConcertId, TokenId, UserId};
 use common::messages::tokens::QueueState;
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use crate::queues::QueueMark;
 
@@ -51,30 +54,48 @@ pub(crate) enum TokenRow {
     Ended,
 }
 
-/// The row of one token, found by its place.
+/// A token and its place, where its row is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TokenKey {
+    /// Its concert.
+    pub(crate) concert_id: ConcertId,
+    /// Its place.
+    pub(crate) seq: i64,
+    /// Its id.
+    pub(crate) token_id: TokenId,
+}
+
+/// The rows of tokens; those that do not exist are missing. Each is one probe of the primary key, whatever the planner thinks.
 ///
 /// # Errors
 /// What the database says.
-pub(crate) async fn token(
-    pool: &PgPool,
-    concert: ConcertId,
-    seq: i64,
-    token: TokenId,
-) -> Result<Option<TokenRow>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"SELECT status AS "status: TokenStatus", expires_at FROM queue_tokens
-           WHERE concert_id = $1 AND seq = $2 AND token_id = $3"#,
-        concert.0,
-        seq,
-        token.0
+pub(crate) async fn tokens(pool: &PgPool, keys: &[TokenKey]) -> Result<HashMap<TokenKey, TokenRow>, sqlx::Error> {
+    let concerts: Vec<i64> = keys.iter().map(|key| key.concert_id.0).collect();
+    let places: Vec<i64> = keys.iter().map(|key| key.seq).collect();
+    let ids: Vec<Uuid> = keys.iter().map(|key| key.token_id.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT n.concert_id AS "concert_id!: ConcertId", n.seq AS "seq!", n.token_id AS "token_id!: TokenId",
+                  own.status AS "status: TokenStatus", own.expires_at
+           FROM UNNEST($1::bigint[], $2::bigint[], $3::uuid[]) AS n (concert_id, seq, token_id)
+           CROSS JOIN LATERAL (
+               SELECT t.status, t.expires_at FROM queue_tokens t
+               WHERE t.concert_id = n.concert_id AND t.seq = n.seq AND t.token_id = n.token_id
+               LIMIT 1) own"#,
+        &concerts,
+        &places,
+        &ids
     )
-    .fetch_optional(pool)
+    .fetch_all(pool)
     .await?;
-    Ok(row.map(|row| match (row.status, row.expires_at) {
-        (TokenStatus::Waiting, _) => TokenRow::Waiting,
-        (TokenStatus::Active, Some(expires_at)) => TokenRow::Active(expires_at),
-        _ => TokenRow::Ended,
-    }))
+    let rows = rows.into_iter().map(|row| {
+        let token = match (row.status, row.expires_at) {
+            (TokenStatus::Waiting, _) => TokenRow::Waiting,
+            (TokenStatus::Active, Some(expires_at)) => TokenRow::Active(expires_at),
+            _ => TokenRow::Ended,
+        };
+        (TokenKey { concert_id: row.concert_id, seq: row.seq, token_id: row.token_id }, token)
+    });
+    Ok(rows.collect())
 }
 
 /// What is needed to show a buyer's live token: what it was signed from, and by which key.

@@ -62,6 +62,31 @@ async fn two_apis_answer_alike() {
     assert!(running.stop(s(11)).await, "exit code 0");
 }
 
+/// It remembers none of them, and reads the rows of those who come together together.
+#[tokio::test]
+async fn an_api_that_has_just_started_knows_how_each_token_stands() {
+    let processes = Processes::begin().await;
+    let first = Api::new();
+    let (show, buyers) = crowd(&first, 40).await;
+    join_all(buyers.iter().step_by(2).map(|buyer| async { buyer.leave(&show, Way::Wait).await.ok_any() })).await;
+    let (running, second) = another(&processes, "api", "API_LISTEN").await;
+    let polls = buyers.iter().map(|buyer| {
+        let token = buyer.queue_token(show.concert_id);
+        let call = second.get("/v1/queue-token").queue(&token);
+        async move { (token, call.send().await) }
+    });
+    for (i, (token, answer)) in join_all(polls).await.into_iter().enumerate() {
+        if i % 2 == 0 {
+            answer.token_has_ended(show.concert_id);
+        } else {
+            let body = answer.is(200);
+            shapes::token(&body, "ACTIVE");
+            assert_eq!(body["queue_token"], token);
+        }
+    }
+    assert!(running.stop(s(11)).await, "exit code 0");
+}
+
 /// Nobody reads from a connection whose request is under way: only what is written to it tells that its caller has hung up.
 #[tokio::test]
 async fn a_reader_who_has_gone_frees_the_place_of_its_stream() {
