@@ -22,8 +22,8 @@ use crate::store;
 const REFRESH: Duration = Duration::from_millis(200);
 /// How long such a read may take.
 const REFRESH_MAX: Duration = Duration::from_secs(1);
-/// When a token's state is read again although the results topic said nothing.
-const STATE_FRESH: Duration = Duration::from_mins(1);
+/// When a token's state is read again although the results topic said nothing, in seconds.
+const STATE_FRESH_SECONDS: u32 = 60;
 /// A result that is older than this tells no news: it is told again.
 const NEWS: Duration = Duration::from_secs(10);
 /// Counters that tell whether a token changed while its row was read.
@@ -235,7 +235,8 @@ pub(crate) enum TokenState {
 struct Remembered {
     token: TokenId,
     state: TokenState,
-    read_at: Instant,
+    /// When, in seconds of these states: many are remembered, and each is the smaller.
+    read_at: u32,
 }
 
 /// The states of the tokens that were admitted, the last one of each buyer and concert.
@@ -244,6 +245,7 @@ pub(crate) struct TokenStates {
     /// Moved by each change that the results topic tells, so that a row that was read before it is not remembered after it.
     changes: Box<[AtomicU64]>,
     hasher: RandomState,
+    began: Instant,
 }
 
 /// Taken before a row is read; see [`TokenStates::remember`].
@@ -257,13 +259,14 @@ impl TokenStates {
     /// At most `entries` of them.
     pub(crate) fn new(entries: usize) -> Self {
         let changes = (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
-        Self { states: Newest::new(entries), changes, hasher: RandomState::default() }
+        Self { states: Newest::new(entries), changes, hasher: RandomState::default(), began: Instant::now() }
     }
 
     /// What is known of a token, and whether that is still fresh. An end is for ever.
     pub(crate) fn get(&self, concert: ConcertId, buyer: UserId, token: TokenId) -> Option<(TokenState, bool)> {
         let known = self.states.get(&(concert, buyer)).filter(|known| known.token == token)?;
-        Some((known.state, known.state == TokenState::Ended || known.read_at.elapsed() < STATE_FRESH))
+        let is_fresh = self.seconds().saturating_sub(known.read_at) < STATE_FRESH_SECONDS;
+        Some((known.state, known.state == TokenState::Ended || is_fresh))
     }
 
     /// To be called before the row of a token is read.
@@ -282,7 +285,7 @@ impl TokenStates {
         before: ReadMark,
     ) {
         if self.changes[before.stripe].load(Ordering::Acquire) == before.count {
-            self.states.insert((concert, buyer), Remembered { token, state, read_at: Instant::now() });
+            self.put(concert, buyer, token, state);
         }
     }
 
@@ -300,8 +303,7 @@ impl TokenStates {
         // Results are delivered at least once: this one may be told again, long after the token's end.
         let is_news = (Utc::now() - told_at).to_std().unwrap_or_default() < NEWS;
         if !ended && is_news {
-            let state = TokenState::Active(until);
-            self.states.insert((concert, buyer), Remembered { token, state, read_at: Instant::now() });
+            self.put(concert, buyer, token, TokenState::Active(until));
         }
     }
 
@@ -311,14 +313,21 @@ impl TokenStates {
         let known = self.states.get(&(concert, buyer)).map(|known| known.token);
         // Of a newer token nothing is said.
         if let Some(token) = token.or(known).filter(|token| known.is_none_or(|known| known == *token)) {
-            let ended = Remembered { token, state: TokenState::Ended, read_at: Instant::now() };
-            self.states.insert((concert, buyer), ended);
+            self.put(concert, buyer, token, TokenState::Ended);
         }
     }
 
     /// Tokens whose state is known.
     pub(crate) fn len(&self) -> usize {
         self.states.len()
+    }
+
+    fn put(&self, concert: ConcertId, buyer: UserId, token: TokenId, state: TokenState) {
+        self.states.insert((concert, buyer), Remembered { token, state, read_at: self.seconds() });
+    }
+
+    fn seconds(&self) -> u32 {
+        u32::try_from(self.began.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
 
     fn moved(&self, concert: ConcertId, buyer: UserId) {
