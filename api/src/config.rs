@@ -138,8 +138,8 @@ pub(crate) struct Bounds {
     /// outcomes four times as long, or until 128 records of a partition are together. A lone request is sent at once, whatever this is.
     #[arg(long = "linger-ms", env = "API_LINGER_MS", default_value = "3", value_parser = common::config::linger)]
     pub(crate) linger: Duration,
-    /// Finished requests that are remembered: seconds of a full load, so that who polls finds them without the database.
-    #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 16_000)]
+    /// Finished requests that are remembered: half a second of a full load, so that who polls mostly finds them without the database.
+    #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 10_000)]
     pub(crate) outcomes_max: usize,
     /// Memory for their bodies, in bytes.
     #[arg(long, env = "API_OUTCOME_BYTES_MAX", default_value_t = 24 * 1024 * 1024)]
@@ -148,7 +148,7 @@ pub(crate) struct Bounds {
     #[arg(long, env = "API_PENDING_MAX", default_value_t = 100_000)]
     pub(crate) pending_max: usize,
     /// Admitted queue tokens whose state is remembered.
-    #[arg(long, env = "API_TOKEN_STATES_MAX", default_value_t = 50_000)]
+    #[arg(long, env = "API_TOKEN_STATES_MAX", default_value_t = 32_000)]
     pub(crate) token_states_max: usize,
     /// Reservations that are remembered, for the check of a payment's queue token.
     #[arg(long, env = "API_RESERVATIONS_MAX", default_value_t = 50_000)]

@@ -4,8 +4,8 @@
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Lets this process take memory in small pages from now on. With huge ones, which the allocator asks for, a worker takes twice the memory,
-/// and is no faster.
+/// Lets this process take memory in small pages from now on, where the kernel gives huge ones unasked. With those, which the allocator of
+/// before asked for, a worker took twice the memory, and was no faster.
 pub fn use_small_pages() {
     // Where the kernel does not know of it, there are no huge pages.
     #[cfg(target_os = "linux")]
