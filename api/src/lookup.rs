@@ -43,6 +43,10 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Clone + Send + 'static> Lookup<K, 
                 };
                 // Told here: those who asked may have gone.
                 let found = found.inspect_err(log_database_error).ok();
+                if found.is_none() {
+                    // Who waits behind them does not wait as long again: else a database that hangs fails one batch after another.
+                    together.extend(std::iter::from_fn(|| waiting.try_recv().ok()));
+                }
                 for Asked { key, answer } in together.drain(..) {
                     let told = found.as_ref().map(|found| found.get(&key).cloned());
                     // Who does not wait any more has hung up, or had no more time.
@@ -123,6 +127,24 @@ mod tests {
         assert!(matches!(given_up, Err(ReadError::JustFailed)));
         permits.add_permits(1);
         assert_eq!(lookup.get(2).await.unwrap(), Some(4));
+    }
+
+    #[tokio::test]
+    async fn who_waits_behind_a_statement_that_fails_is_told_with_it() {
+        let (lookup, permits, statements) = doubles();
+        let first = tokio::spawn({
+            let lookup = lookup.clone();
+            async move { lookup.get(99).await }
+        });
+        while statements.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let (others, ()) = tokio::join!(ask(&lookup, &[2, 4]), async {
+            tokio::task::yield_now().await;
+            permits.add_permits(2);
+        });
+        assert!(first.await.unwrap().is_err() && others.iter().all(Result::is_err), "{others:?}");
+        assert_eq!(*statements.lock().unwrap(), [vec![99]]);
     }
 
     #[tokio::test]

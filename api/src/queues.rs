@@ -235,7 +235,7 @@ pub(crate) enum TokenState {
 struct Remembered {
     token: TokenId,
     state: TokenState,
-    /// When, in seconds of these states: many are remembered, and each is the smaller.
+    /// When, in seconds since these states began: many are remembered, and each is the smaller.
     read_at: u32,
 }
 

@@ -154,7 +154,7 @@ pub(crate) async fn standing(app: &App, claims: &QueueClaims) -> Result<Standing
     }
     let before = app.tokens.read_mark(concert, buyer);
     let key = TokenKey { concert_id: concert, seq: claims.seq, token_id: claims.jti };
-    let row = match Box::pin(app.token_row(key)).await {
+    let row = match app.token_row(key).await {
         Ok(row) => row,
         Err(error) => return known.map(|(state, _)| stands(state, &queue)).ok_or(error),
     };

@@ -65,7 +65,8 @@ pub(crate) struct TokenKey {
     pub(crate) token_id: TokenId,
 }
 
-/// The rows of tokens; those that do not exist are missing. Each is one probe of the primary key, whatever the planner thinks.
+/// The rows of tokens; those that do not exist are missing. Each is looked for by itself, in the primary key unless the table was
+/// small when the statement was planned.
 ///
 /// # Errors
 /// What the database says.
