@@ -73,6 +73,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use tokio::sync::Semaphore;
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -100,16 +101,24 @@ mod tests {
         futures::future::join_all(keys.iter().map(|key| lookup.get(*key))).await
     }
 
-    #[tokio::test]
-    async fn those_who_come_during_a_statement_share_the_next_one() {
-        let (lookup, permits, statements) = doubles();
-        let first = tokio::spawn({
-            let lookup = lookup.clone();
-            async move { lookup.get(2).await }
-        });
+    /// Asks for a key, and returns once its statement has begun.
+    async fn under_way(
+        lookup: &Arc<Lookup<u32, u32>>,
+        statements: &Statements,
+        key: u32,
+    ) -> JoinHandle<Result<Option<u32>, ReadError>> {
+        let lookup = lookup.clone();
+        let asked = tokio::spawn(async move { lookup.get(key).await });
         while statements.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
+        asked
+    }
+
+    #[tokio::test]
+    async fn those_who_come_during_a_statement_share_the_next_one() {
+        let (lookup, permits, statements) = doubles();
+        let first = under_way(&lookup, &statements, 2).await;
         let (others, ()) = tokio::join!(ask(&lookup, &[4, 5, 4]), async {
             tokio::task::yield_now().await;
             permits.add_permits(2);
@@ -132,13 +141,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_behind_a_statement_that_fails_is_told_with_it() {
         let (lookup, permits, statements) = doubles();
-        let first = tokio::spawn({
-            let lookup = lookup.clone();
-            async move { lookup.get(99).await }
-        });
-        while statements.lock().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let first = under_way(&lookup, &statements, 99).await;
         let (others, ()) = tokio::join!(ask(&lookup, &[2, 4]), async {
             tokio::task::yield_now().await;
             permits.add_permits(2);
