@@ -62,7 +62,7 @@ async fn two_apis_answer_alike() {
     assert!(running.stop(s(11)).await, "exit code 0");
 }
 
-/// It remembers none of them, and those who come together share a statement: each is told of his own.
+/// It remembers none of them, and many ask at once: each is told of his own.
 #[tokio::test]
 async fn an_api_that_has_just_started_knows_how_each_token_stands() {
     let processes = Processes::begin().await;
