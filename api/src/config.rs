@@ -139,7 +139,7 @@ pub(crate) struct Bounds {
     #[arg(long = "linger-ms", env = "API_LINGER_MS", default_value = "3", value_parser = common::config::linger)]
     pub(crate) linger: Duration,
     /// Finished requests that are remembered: half a second of a full load, so that who polls mostly finds them without the database.
-    #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 10_000)]
+    #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 6_000)]
     pub(crate) outcomes_max: usize,
     /// Memory for their bodies, in bytes.
     #[arg(long, env = "API_OUTCOME_BYTES_MAX", default_value_t = 24 * 1024 * 1024)]
@@ -151,7 +151,7 @@ pub(crate) struct Bounds {
     #[arg(long, env = "API_TOKEN_STATES_MAX", default_value_t = 32_000)]
     pub(crate) token_states_max: usize,
     /// Reservations that are remembered, for the check of a payment's queue token.
-    #[arg(long, env = "API_RESERVATIONS_MAX", default_value_t = 50_000)]
+    #[arg(long, env = "API_RESERVATIONS_MAX", default_value_t = 65_536)]
     pub(crate) reservations_max: usize,
     /// Schedules and concerts whose facts are remembered.
     #[arg(long, env = "API_CATALOGUE_MAX", default_value_t = 10_000)]

@@ -41,12 +41,14 @@ pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
     let ticket = publish::begin(&call, Some(buyer), &body).await?;
     let token = queue::of_buyer(&call.app, call.headers(), buyer)?;
     let request = ticket.form(&call, body.checked())?;
+    let token_seq = Some(token.claims.seq);
     may_pay(&call.app, buyer, token, request.reservation_id).await?;
     let message = Pay {
         request_id: ticket.request_id,
         request_hash: ticket.request_hash.clone(),
         user_id: buyer,
         reservation_id: request.reservation_id,
+        token_seq,
         origin: None,
     };
     publish::submit(call, ticket, message).await

@@ -36,6 +36,9 @@ pub struct Pay {
     pub user_id: UserId,
     /// What is paid.
     pub reservation_id: ReservationId,
+    /// The place of the queue token that was shown with it: the worker looks there first for the one that it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_seq: Option<i64>,
     /// Where the request began, when it is the second half of a hold with `pay: true`. A failure then releases the hold.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub origin: Option<Origin>,

@@ -264,6 +264,46 @@ async fn a_token_that_changes_while_its_buyer_pays_ends_once() {
     }
 }
 
+/// A buyer's account, or the hold that he pays, is changed by another's hand between the worker's look at it and what it writes: the change
+/// counts. A second look at the same rows takes a retry of the batch.
+#[tokio::test]
+async fn what_changes_while_its_buyer_pays_is_looked_at_again() {
+    const CHARGE: &str = "
+        WITH a AS (UPDATE accounts SET balance = balance + 1, entries = entries + 1 WHERE user_id::text = $1 AND $2 <> '' RETURNING *)
+        INSERT INTO ledger_entries (user_id, entry_no, entry_id, kind, amount, balance_after, at)
+        SELECT user_id, entries, gen_random_uuid(), 'CHARGE', 1, balance, now() FROM a";
+    const CANCEL: &str = "
+        WITH r AS (UPDATE reservations SET status = 'CANCELLED' WHERE user_id::text = $1 AND reservation_id::text = $2 RETURNING *)
+        UPDATE seats SET status = 'AVAILABLE', reservation_id = NULL FROM r WHERE seats.reservation_id = r.reservation_id";
+    let processes = Processes::begin().await;
+    let (api, pool) = (Api::new(), database::pool().await);
+    processes.up(1).await;
+    for (change, is_paid) in [(CHARGE, true), (CANCEL, false)] {
+        let show = Show::new(&api).await;
+        let buyer = show.buyer(PRICE).await;
+        let [seat] = show.pick().await;
+        let held = buyer.hold(&show, &[seat], Way::Wait).await.ok(201);
+        let retries = async || metric(&api, "PAYMENT_WORKER_URL", "boxoffice_apply_retries_total").await;
+        let (before, reservation) = (retries().await, held["reservation_id"].as_str().unwrap());
+        let mut other = pool.begin().await.expect("Postgres answers");
+        let change = sqlx::query(change).bind(&buyer.user_id).bind(reservation);
+        change.execute(&mut *other).await.expect("Postgres answers");
+        let (paid, ()) = tokio::join!(buyer.pay(&show, &held, Way::Wait), async {
+            blocked(&pool, "payment-worker", 1).await;
+            other.commit().await.expect("Postgres answers");
+        });
+        if is_paid {
+            paid.ok(201);
+            assert_eq!(buyer.balance().await, 1);
+        } else {
+            paid.fails(409, "reservation-cancelled");
+            assert_eq!(buyer.balance().await, PRICE);
+        }
+        assert!(retries().await > before, "the batch is tried again");
+    }
+    audit::audit(&pool).await;
+}
+
 /// So many of these workers wait for a row or a lock that another transaction has.
 async fn blocked(pool: &PgPool, worker: &str, workers: i64) {
     eventually("workers wait for a lock", s(20), async || {

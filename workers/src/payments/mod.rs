@@ -17,6 +17,7 @@ use common::topics;
 use sqlx::PgConnection;
 
 use self::state::State;
+use self::store::WhoPaid;
 use crate::runtime::word::{Applied, Cause, Clock, Emissions, Event, Logged, Outcome, Told, Word};
 
 /// The word `payments`.
@@ -33,7 +34,7 @@ impl Payments {
         Self { currency: currency.into(), schedules: Schedules::default() }
     }
 
-    /// Loads and locks all that the batch touches: accounts, then reservations.
+    /// Loads all that the batch touches. Nothing is locked: what is written back is checked to be as it was read here.
     async fn load(
         &mut self,
         transaction: &mut PgConnection,
@@ -41,7 +42,7 @@ impl Payments {
     ) -> Result<State, sqlx::Error> {
         let touched = Touched::by(batch);
         let mut state = State::new(&self.currency);
-        for (user, account) in store::lock_accounts(transaction, &touched.accounts).await? {
+        for (user, account) in store::accounts(transaction, &touched.accounts).await? {
             state.add_account(user, account);
         }
         let first_charges: Vec<UserId> =
@@ -49,7 +50,7 @@ impl Payments {
         for (user, account) in store::open_accounts(transaction, &first_charges).await? {
             state.add_account(user, account);
         }
-        let reservations = store::lock_reservations(transaction, &touched.reservations, &touched.payments).await?;
+        let reservations = store::reservations(transaction, &touched.reservations, &touched.payments).await?;
         let mut schedules: Vec<ScheduleId> = reservations.iter().map(|row| row.schedule_id).collect();
         schedules.sort_unstable();
         schedules.dedup();
@@ -105,8 +106,7 @@ impl Word for Payments {
             .collect();
         store::save(transaction, now, &state.changes()).await?;
         let buyers = buyers_who_paid(&state, batch, &outcomes);
-        let asked = buyers.iter().map(|(buyer, place)| (*buyer, batch[*place].asked_at));
-        let ended = store::end_tokens(transaction, now, asked).await?;
+        let ended = store::end_tokens(transaction, now, who_paid(&buyers, batch)).await?;
         for token in &ended {
             let first = buyers.get(&(token.concert_id, token.user_id)).and_then(|i| outcomes.get_mut(*i));
             if let Some(Outcome::Succeeded { concert_id, .. }) = first {
@@ -122,7 +122,7 @@ impl Word for Payments {
     }
 }
 
-/// What a batch names, each in the order of locking and once.
+/// What a batch names, each once.
 struct Touched {
     /// Whose balance may change.
     accounts: Vec<UserId>,
@@ -189,4 +189,15 @@ fn buyers_who_paid(
         }
     }
     buyers
+}
+
+fn who_paid(buyers: &BTreeMap<(ConcertId, UserId), usize>, batch: &[&Logged<PaymentCommand>]) -> Vec<WhoPaid> {
+    let who = buyers.iter().map(|(&(concert_id, user_id), &place)| {
+        let token_seq = match &batch[place].command {
+            PaymentCommand::Pay(pay) => pay.token_seq,
+            _ => None,
+        };
+        WhoPaid { concert_id, user_id, asked_at: batch[place].asked_at, token_seq }
+    });
+    who.collect()
 }

@@ -1,5 +1,5 @@
 //! What the rules of payments see and change while one batch is decided: accounts and reservations as the database has them, and
-//! what is to be written back. No rule stands here but one: the ledger adds up.
+//! what is to be written back, with what was read of it: nothing is locked in between. No rule stands here but one: the ledger adds up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +15,15 @@ pub(super) struct Account {
     pub(super) balance: i64,
     /// How many entries it has: the last one's number.
     pub(super) entries: i64,
+}
+
+/// An account that has new entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub(super) user_id: UserId,
+    /// As it was read; None: there was none.
+    pub(super) before: Option<Account>,
+    pub(super) after: Account,
 }
 
 /// A change of a balance: a row of `ledger_entries`.
@@ -57,14 +66,22 @@ pub(super) struct Refunded {
 pub(super) struct Booking {
     pub(super) row: Reservation,
     pub(super) schedule: Arc<Schedule>,
-    changed: bool,
+    /// As it was read.
+    pub(super) status_before: ReservationStatus,
+}
+
+impl Booking {
+    /// A status never comes back.
+    fn has_changed(&self) -> bool {
+        self.row.status != self.status_before
+    }
 }
 
 /// The accounts and reservations that a batch touches.
 #[derive(Debug, Clone)]
 pub(super) struct State {
     currency: String,
-    accounts: HashMap<UserId, (Account, bool)>,
+    accounts: HashMap<UserId, Moved>,
     bookings: HashMap<ReservationId, Booking>,
     payments: HashMap<PaymentId, ReservationId>,
     entries: Vec<Entry>,
@@ -75,9 +92,9 @@ pub(super) struct State {
 /// What is to be written back: of accounts and reservations the final rows, each once and in the order of locking.
 #[derive(Debug)]
 pub(super) struct Changes<'a> {
-    pub(super) accounts: Vec<(UserId, Account)>,
+    pub(super) accounts: Vec<Moved>,
     pub(super) entries: &'a [Entry],
-    pub(super) reservations: Vec<&'a Reservation>,
+    pub(super) reservations: Vec<&'a Booking>,
     pub(super) paid: &'a [Paid],
     /// Some of them may be among `paid`.
     pub(super) refunded: &'a [Refunded],
@@ -100,7 +117,7 @@ impl State {
 
     /// An account as the database has it.
     pub(super) fn add_account(&mut self, user: UserId, account: Account) {
-        self.accounts.insert(user, (account, false));
+        self.accounts.insert(user, Moved { user_id: user, before: Some(account), after: account });
     }
 
     /// A reservation as the database has it.
@@ -108,7 +125,8 @@ impl State {
         if let Some(payment) = row.payment_id {
             self.payments.insert(payment, row.reservation_id);
         }
-        self.bookings.insert(row.reservation_id, Booking { row, schedule, changed: false });
+        let status_before = row.status;
+        self.bookings.insert(row.reservation_id, Booking { row, schedule, status_before });
     }
 
     pub(super) fn currency(&self) -> &str {
@@ -117,7 +135,7 @@ impl State {
 
     /// The buyer's account; None before the first charge.
     pub(super) fn account(&self, user: UserId) -> Option<Account> {
-        self.accounts.get(&user).map(|(account, _)| *account)
+        self.accounts.get(&user).map(|account| account.after)
     }
 
     /// The buyer's balance, in minor units; 0 before the first charge.
@@ -153,10 +171,10 @@ impl State {
             return Some(self.balance(user_id));
         }
         let balance_after = self.balance(user_id).checked_add(amount).filter(|balance| *balance >= 0)?;
-        let (account, changed) = self.accounts.entry(user_id).or_default();
+        let none = Moved { user_id, before: None, after: Account::default() };
+        let account = &mut self.accounts.entry(user_id).or_insert(none).after;
         account.balance = balance_after;
         account.entries += 1;
-        *changed = true;
         let number = account.entries;
         self.entries.push(Entry { user_id, number, id, kind, amount, balance_after, reservation_id });
         Some(balance_after)
@@ -166,7 +184,6 @@ impl State {
     pub(super) fn settle(&mut self, id: ReservationId, status: ReservationStatus) {
         if let Some(booking) = self.bookings.get_mut(&id) {
             booking.row.status = status;
-            booking.changed = true;
         }
     }
 
@@ -195,18 +212,15 @@ impl State {
 
     /// What is to be written back.
     pub(super) fn changes(&self) -> Changes<'_> {
-        let mut accounts: Vec<_> = self
-            .accounts
-            .iter()
-            .filter_map(|(user, (account, changed))| changed.then_some((*user, *account)))
-            .collect();
-        accounts.sort_unstable_by_key(|(user, _)| *user);
-        let mut reservations: Vec<_> = self.bookings.values().filter(|b| b.changed).map(|b| &b.row).collect();
-        reservations.sort_unstable_by_key(|row| row.reservation_id);
+        let mut accounts: Vec<_> =
+            self.accounts.values().filter(|account| account.before != Some(account.after)).copied().collect();
+        accounts.sort_unstable_by_key(|account| account.user_id);
+        let mut reservations: Vec<_> = self.bookings.values().filter(|booking| booking.has_changed()).collect();
+        reservations.sort_unstable_by_key(|booking| booking.row.reservation_id);
         let mut released: Vec<_> = reservations
             .iter()
-            .filter(|row| row.status != ReservationStatus::Paid)
-            .map(|row| row.schedule_id)
+            .filter(|booking| booking.row.status != ReservationStatus::Paid)
+            .map(|booking| booking.row.schedule_id)
             .collect();
         released.sort_unstable();
         released.dedup();

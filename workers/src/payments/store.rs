@@ -1,16 +1,18 @@
-//! The SQL of payments. Each statement is one for the whole batch, keys sorted; rows are locked in the order of the whole system:
-//! accounts, reservations, seats, queue tokens.
+//! The SQL of payments. Each statement is one for the whole batch, keys sorted. Accounts and reservations are read without a lock, and
+//! written only as they were read: what a lock would cost each payment, only a batch that meets another one pays, which is tried again. Rows
+//! are written, and so locked, in the order of the whole system: accounts, reservations, seats, queue tokens.
 
 use chrono::{DateTime, Utc};
 use common::bodies::{EntryKind, Reservation, ReservationStatus};
+use common::database::changed_meanwhile;
 use common::ids::{ConcertId, EntryId, PaymentId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
 use common::messages::results::TokenEvent;
 use sqlx::PgConnection;
 
-use super::state::{Account, Changes, Entry, Paid, Refunded};
+use super::state::{Account, Booking, Changes, Entry, Moved, Paid, Refunded};
 
-/// Locks the accounts that there are.
-pub(super) async fn lock_accounts(
+/// The accounts that there are.
+pub(super) async fn accounts(
     connection: &mut PgConnection,
     users: &[UserId],
 ) -> Result<Vec<(UserId, Account)>, sqlx::Error> {
@@ -18,8 +20,7 @@ pub(super) async fn lock_accounts(
         return Ok(Vec::new());
     }
     let rows = sqlx::query!(
-        r#"SELECT user_id AS "user_id: UserId", balance, entries FROM accounts
-           WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE"#,
+        r#"SELECT user_id AS "user_id: UserId", balance, entries FROM accounts WHERE user_id = ANY($1)"#,
         users as &[UserId]
     )
     .fetch_all(connection)
@@ -48,9 +49,9 @@ pub(super) async fn open_accounts(
     Ok(rows.into_iter().map(|row| (row.user_id, Account { balance: row.balance, entries: row.entries })).collect())
 }
 
-/// Locks the reservations that are named by their own id or by their payment's. Whoever changes a payment has locked its
-/// reservation, so `payments` itself needs no lock.
-pub(super) async fn lock_reservations(
+/// The reservations that are named by their own id or by their payment's. Whoever changes a payment changes its reservation's status
+/// first, so `payments` itself needs no check.
+pub(super) async fn reservations(
     connection: &mut PgConnection,
     reservations: &[ReservationId],
     payments: &[PaymentId],
@@ -67,8 +68,7 @@ pub(super) async fn lock_reservations(
                   payment_id AS "payment_id: PaymentId"
            FROM reservations
            WHERE reservation_id = ANY(ARRAY(
-               SELECT UNNEST($1::uuid[]) UNION SELECT reservation_id FROM payments WHERE payment_id = ANY($2)))
-           ORDER BY reservation_id FOR UPDATE"#,
+               SELECT UNNEST($1::uuid[]) UNION SELECT reservation_id FROM payments WHERE payment_id = ANY($2)))"#,
         reservations as &[ReservationId],
         payments as &[PaymentId]
     )
@@ -104,33 +104,39 @@ pub(super) async fn save(
     note_releases(connection, &changes.released).await
 }
 
-async fn update_accounts(connection: &mut PgConnection, accounts: &[(UserId, Account)]) -> Result<(), sqlx::Error> {
+async fn update_accounts(connection: &mut PgConnection, accounts: &[Moved]) -> Result<(), sqlx::Error> {
     if accounts.is_empty() {
         return Ok(());
     }
-    let users: Vec<UserId> = accounts.iter().map(|(user, _)| *user).collect();
-    let balances: Vec<i64> = accounts.iter().map(|(_, account)| account.balance).collect();
-    let entries: Vec<i64> = accounts.iter().map(|(_, account)| account.entries).collect();
-    // They are locked, so each is still where it is found. Found by its key first: the plan of an UPDATE that joins by the key can
-    // be one of a moment when the table was small, and reads all of it.
+    // Money without an account: a refund of a payment whose account somebody has deleted by hand.
+    if let Some(account) = accounts.iter().find(|account| account.before.is_none()) {
+        return Err(broken(format!("the account of {} has a new entry and does not exist", account.user_id)));
+    }
+    let users: Vec<UserId> = accounts.iter().map(|account| account.user_id).collect();
+    let balances: Vec<i64> = accounts.iter().map(|account| account.after.balance).collect();
+    let entries: Vec<i64> = accounts.iter().map(|account| account.after.entries).collect();
+    let before: Vec<i64> = accounts.iter().filter_map(|account| account.before).map(|before| before.entries).collect();
+    // Each change of an account is an entry. Found by its key first: the plan of an UPDATE that joins by the key can be one of a moment
+    // when the table was small, and reads all of it.
     let written = sqlx::query!(
         "UPDATE accounts a SET balance = n.balance, entries = n.entries
-         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[]) AS n (user_id, balance, entries)
+         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[]) AS n (user_id, balance, entries, entries_before)
          CROSS JOIN LATERAL (SELECT ctid AS place FROM accounts WHERE user_id = n.user_id LIMIT 1) found
-         WHERE a.ctid = found.place",
+         WHERE a.ctid = found.place AND a.entries = n.entries_before",
         &users as &[UserId],
         &balances,
-        &entries
+        &entries,
+        &before
     )
     .execute(connection)
     .await?
     .rows_affected();
-    // Money without an account: a refund of a payment whose account somebody has deleted by hand.
-    let missing = (accounts.len() as u64).saturating_sub(written);
-    if missing > 0 {
-        return Err(broken(format!("of {} accounts with new entries {missing} do not exist", accounts.len())));
-    }
-    Ok(())
+    as_read("accounts", accounts.len(), written)
+}
+
+/// All rows that were to be written are as they were read.
+fn as_read(table: &str, rows: usize, written: u64) -> Result<(), sqlx::Error> {
+    if written == rows as u64 { Ok(()) } else { Err(changed_meanwhile(table)) }
 }
 
 async fn insert_entries(
@@ -166,24 +172,28 @@ async fn insert_entries(
     Ok(())
 }
 
-async fn update_reservations(connection: &mut PgConnection, rows: &[&Reservation]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
+async fn update_reservations(connection: &mut PgConnection, bookings: &[&Booking]) -> Result<(), sqlx::Error> {
+    if bookings.is_empty() {
         return Ok(());
     }
-    let ids: Vec<ReservationId> = rows.iter().map(|row| row.reservation_id).collect();
-    let statuses: Vec<ReservationStatus> = rows.iter().map(|row| row.status).collect();
-    let payments: Vec<Option<PaymentId>> = rows.iter().map(|row| row.payment_id).collect();
-    sqlx::query!(
+    let ids: Vec<ReservationId> = bookings.iter().map(|booking| booking.row.reservation_id).collect();
+    let statuses: Vec<ReservationStatus> = bookings.iter().map(|booking| booking.row.status).collect();
+    let before: Vec<ReservationStatus> = bookings.iter().map(|booking| booking.status_before).collect();
+    let payments: Vec<Option<PaymentId>> = bookings.iter().map(|booking| booking.row.payment_id).collect();
+    let written = sqlx::query!(
         "UPDATE reservations r SET status = n.status, payment_id = n.payment_id
-         FROM UNNEST($1::uuid[], $2::reservation_status[], $3::uuid[]) AS n (reservation_id, status, payment_id)
-         WHERE r.reservation_id = n.reservation_id",
+         FROM UNNEST($1::uuid[], $2::reservation_status[], $3::reservation_status[], $4::uuid[])
+              AS n (reservation_id, status, status_before, payment_id)
+         WHERE r.reservation_id = n.reservation_id AND r.status = n.status_before",
         &ids as &[ReservationId],
         &statuses as &[ReservationStatus],
+        &before as &[ReservationStatus],
         &payments as &[Option<PaymentId>]
     )
     .execute(connection)
-    .await?;
-    Ok(())
+    .await?
+    .rows_affected();
+    as_read("reservations", bookings.len(), written)
 }
 
 async fn insert_payments(
@@ -240,11 +250,11 @@ async fn refund_payments(
 }
 
 /// Sells the seats of what is paid and frees those of what has ended, in the order of ids. A seat is touched only while it is this
-/// reservation's, and the reservation is locked: nobody else wants such a seat meanwhile.
-async fn update_seats(connection: &mut PgConnection, rows: &[&Reservation]) -> Result<(), sqlx::Error> {
-    let mut seats: Vec<(SeatId, ReservationId, bool)> = rows
+/// reservation's, and the reservation is written, and so locked: nobody else wants such a seat meanwhile.
+async fn update_seats(connection: &mut PgConnection, bookings: &[&Booking]) -> Result<(), sqlx::Error> {
+    let mut seats: Vec<(SeatId, ReservationId, bool)> = bookings
         .iter()
-        .flat_map(|row| {
+        .flat_map(|Booking { row, .. }| {
             let sold = row.status == ReservationStatus::Paid;
             row.seat_ids.iter().map(move |seat| (*seat, row.reservation_id, sold))
         })
@@ -286,52 +296,69 @@ async fn note_releases(connection: &mut PgConnection, schedules: &[ScheduleId]) 
     Ok(())
 }
 
+/// Somebody who paid for seats of a concert.
+pub(super) struct WhoPaid {
+    pub(super) concert_id: ConcertId,
+    pub(super) user_id: UserId,
+    /// When the payment was asked for.
+    pub(super) asked_at: DateTime<Utc>,
+    /// The place of the queue token that was shown with it.
+    pub(super) token_seq: Option<i64>,
+}
+
 /// Ends the live queue tokens of those who paid, and tells which they were; not one that was made after the payment was asked for.
-/// They are found as the token worker finds them, one index probe each, and changed in the order of their places. `q` says once more
-/// that they are live: another worker may have ended one for whose row this waited. It says so by the status, which no index of live
-/// tokens serves. An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the
-/// places of those who left.
+/// The one that was shown is mostly the one, and its place lies beside those of others who pay now; else the buyer's is searched for, as the
+/// token worker finds it. They are changed in the order of their places. `q` says once more that they are live: another worker may have
+/// ended one for whose row this waited. It says so by the status, which no index of live tokens serves; so does the look at the one that
+/// was shown. An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by
+/// the places of those who left.
 pub(super) async fn end_tokens(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
-    buyers: impl Iterator<Item = ((ConcertId, UserId), DateTime<Utc>)>,
+    who_paid: Vec<WhoPaid>,
 ) -> Result<Vec<TokenEvent>, sqlx::Error> {
-    let (buyers, asked): (Vec<_>, Vec<DateTime<Utc>>) = buyers.unzip();
-    let (concerts, users): (Vec<ConcertId>, Vec<UserId>) = buyers.into_iter().unzip();
-    if concerts.is_empty() {
+    if who_paid.is_empty() {
         return Ok(Vec::new());
     }
+    let concerts: Vec<ConcertId> = who_paid.iter().map(|who| who.concert_id).collect();
+    let users: Vec<UserId> = who_paid.iter().map(|who| who.user_id).collect();
+    let asked: Vec<DateTime<Utc>> = who_paid.iter().map(|who| who.asked_at).collect();
+    let shown: Vec<Option<i64>> = who_paid.iter().map(|who| who.token_seq).collect();
     let rows = sqlx::query!(
         r#"UPDATE queue_tokens q
            SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
            FROM (
-               SELECT own.concert_id, own.seq, n.asked_at
-               FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[]) AS n (concert_id, user_id, asked_at)
+               SELECT own.place, n.asked_at
+               FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[], $5::bigint[])
+                    AS n (concert_id, user_id, asked_at, shown_seq)
                CROSS JOIN LATERAL (
-                   SELECT t.concert_id, t.seq FROM queue_tokens t
+                   SELECT s.ctid AS place, s.seq FROM queue_tokens s
+                   WHERE s.concert_id = n.concert_id AND s.seq = n.shown_seq AND s.user_id = n.user_id
+                         AND s.status IN ('WAITING', 'ACTIVE')
+                   UNION ALL
+                   SELECT t.ctid, t.seq FROM queue_tokens t
                    WHERE t.user_id = n.user_id AND t.concert_id + 0 = n.concert_id AND t.ended_at IS NULL
                    LIMIT 1) own
-               ORDER BY own.concert_id, own.seq
+               ORDER BY n.concert_id, own.seq
            ) k
-           WHERE q.concert_id = k.concert_id AND q.seq = k.seq AND q.status IN ('WAITING', 'ACTIVE') AND q.issued_at <= k.asked_at
+           WHERE q.ctid = k.place AND q.status IN ('WAITING', 'ACTIVE') AND q.issued_at <= k.asked_at
            RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId",
                      q.seq"#,
         &concerts as &[ConcertId],
         &users as &[UserId],
         now,
-        &asked
+        &asked,
+        &shown as &[Option<i64>]
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| TokenEvent {
-            token_id: row.token_id,
-            user_id: row.user_id,
-            concert_id: row.concert_id,
-            at: now,
-            expires_at: None,
-            seq: Some(row.seq),
-        })
-        .collect())
+    let ended = rows.into_iter().map(|row| TokenEvent {
+        token_id: row.token_id,
+        user_id: row.user_id,
+        concert_id: row.concert_id,
+        at: now,
+        expires_at: None,
+        seq: Some(row.seq),
+    });
+    Ok(ended.collect())
 }

@@ -288,6 +288,7 @@ fn payment(logged: &Logged<ReservationCommand>) -> OutMessage {
         request_hash: hold.request_hash.clone(),
         user_id: hold.user_id,
         reservation_id: ReservationId::from(hold.request_id),
+        token_seq: None,
         origin: Some(Origin { kind: Hold::TYPE.to_owned(), submitted_at: logged.asked_at, source: Some(source) }),
     };
     OutMessage::new(&pay, hold.request_id, SOURCE, logged.traceparent.as_deref())

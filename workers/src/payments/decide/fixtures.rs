@@ -98,7 +98,7 @@ pub(super) fn pay(
     goes_on: bool,
 ) -> PaymentCommand {
     let origin = goes_on.then(|| Origin { kind: "reservation.hold".to_owned(), submitted_at: at(-300), source: None });
-    PaymentCommand::Pay(Pay { request_id, request_hash: None, user_id, reservation_id, origin })
+    PaymentCommand::Pay(Pay { request_id, request_hash: None, user_id, reservation_id, token_seq: None, origin })
 }
 
 pub(super) fn refund(request_id: RequestId, user_id: UserId, payment_id: PaymentId) -> PaymentCommand {
