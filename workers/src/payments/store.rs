@@ -328,20 +328,20 @@ pub(super) async fn end_tokens(
         r#"UPDATE queue_tokens q
            SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
            FROM (
-               SELECT own.place, n.asked_at
+               SELECT own.concert_id, own.seq, n.asked_at
                FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[], $5::bigint[])
                     AS n (concert_id, user_id, asked_at, shown_seq)
                CROSS JOIN LATERAL (
-                   SELECT s.ctid AS place, s.seq FROM queue_tokens s
+                   SELECT s.concert_id, s.seq FROM queue_tokens s
                    WHERE s.concert_id = n.concert_id AND s.seq = n.shown_seq AND s.user_id = n.user_id
                          AND s.status IN ('WAITING', 'ACTIVE')
                    UNION ALL
-                   SELECT t.ctid, t.seq FROM queue_tokens t
+                   SELECT t.concert_id, t.seq FROM queue_tokens t
                    WHERE t.user_id = n.user_id AND t.concert_id + 0 = n.concert_id AND t.ended_at IS NULL
                    LIMIT 1) own
-               ORDER BY n.concert_id, own.seq
+               ORDER BY own.concert_id, own.seq
            ) k
-           WHERE q.ctid = k.place AND q.status IN ('WAITING', 'ACTIVE') AND q.issued_at <= k.asked_at
+           WHERE q.concert_id = k.concert_id AND q.seq = k.seq AND q.status IN ('WAITING', 'ACTIVE') AND q.issued_at <= k.asked_at
            RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId",
                      q.seq"#,
         &concerts as &[ConcertId],
