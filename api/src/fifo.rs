@@ -49,8 +49,18 @@ impl<K: Hash + Eq + Copy, V> Fifo<K, V> {
         self.entries.remove(key);
     }
 
+    /// The number of the newest entry; each has a higher one than those before it.
+    pub(crate) fn newest(&self) -> u64 {
+        self.next
+    }
+
     pub(crate) fn pop_oldest(&mut self) -> Option<V> {
-        while let Some((key, number)) = self.order.pop_front() {
+        self.pop_until(self.next)
+    }
+
+    /// Takes out the oldest entry, if its number is not above this one.
+    pub(crate) fn pop_until(&mut self, newest: u64) -> Option<V> {
+        while let Some((key, number)) = self.order.pop_front_if(|(_, number)| *number <= newest) {
             if self.entries.get(&key).is_some_and(|(_, own)| *own == number) {
                 return self.entries.remove(&key).map(|(value, _)| value);
             }

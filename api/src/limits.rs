@@ -11,13 +11,12 @@ use foldhash::fast::RandomState;
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Rates;
 use crate::error::ApiError;
 
 /// How often callers who have not come for a while are forgotten; what is remembered is bounded by what comes in that time.
-const SWEEP: Duration = Duration::from_secs(2);
+pub(crate) const SWEEP: Duration = Duration::from_secs(2);
 
 /// Every limit of the api.
 pub(crate) struct Limits {
@@ -48,21 +47,14 @@ impl Limits {
         }
     }
 
-    /// Forgets idle callers from time to time, until `stop`.
-    pub(crate) async fn sweep(&self, stop: CancellationToken) {
-        let mut every = tokio::time::interval(SWEEP);
-        loop {
-            tokio::select! {
-                _ = every.tick() => {}
-                () = stop.cancelled() => return,
-            }
-            self.log.sweep();
-            self.polls.sweep();
-            self.requests.sweep();
-            self.logins_by_user.sweep();
-            self.logins_by_address.sweep();
-            self.sign_ups.sweep();
-        }
+    /// Forgets idle callers.
+    pub(crate) fn sweep(&self) {
+        self.log.sweep();
+        self.polls.sweep();
+        self.requests.sweep();
+        self.logins_by_user.sweep();
+        self.logins_by_address.sweep();
+        self.sign_ups.sweep();
     }
 }
 

@@ -3,11 +3,12 @@
 //!
 //! A request is in one of three places of its shard: among the outcomes, among the pending ones (accepted here, no outcome yet), or in
 //! neither, and then only the database knows. All three are bounded and forget the oldest first. An outcome that its only caller has got is
-//! not kept at all: under a crowd of callers who wait, that is nearly every one.
+//! not kept at all: under a crowd of callers who wait, that is nearly every one. The others are soon asked for, or not at all, and go after a while.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use common::ids::{RequestId, UserId};
@@ -18,6 +19,8 @@ use tokio::sync::oneshot;
 
 use crate::fifo::{Fifo, SHARDS, Sharded};
 
+/// An outcome is remembered for once to twice this time, if there is room so long.
+pub(crate) const SWEEP: Duration = Duration::from_secs(5);
 /// What an outcome takes besides its body, roughly, in bytes.
 const OUTCOME_BYTES: usize = 512;
 
@@ -74,6 +77,8 @@ pub(crate) struct Outcomes {
 struct Shard {
     finished: Fifo<RequestId, Arc<RequestResult>>,
     finished_bytes: usize,
+    /// The newest one at the last sweep.
+    swept: u64,
     pending: Fifo<RequestId, Pending>,
     waiters: HashMap<RequestId, SmallVec<[NumberedWaiter; 1]>, RandomState>,
     ended: bool,
@@ -144,6 +149,17 @@ impl Outcomes {
             while shard.finished.len() > self.bounds.outcomes || shard.finished_bytes > self.bounds.bytes {
                 let Some(oldest) = shard.finished.pop_oldest() else { break };
                 shard.finished_bytes -= weight(&oldest);
+            }
+        }
+    }
+
+    /// Forgets the outcomes that were there at the last sweep.
+    pub(crate) fn sweep(&self) {
+        for mut shard in self.shards.all() {
+            let last = shard.swept;
+            shard.swept = shard.finished.newest();
+            while let Some(old) = shard.finished.pop_until(last) {
+                shard.finished_bytes -= weight(&old);
             }
         }
     }
@@ -253,6 +269,21 @@ mod tests {
 
     fn pending() -> Pending {
         Pending { user_id: None, kind: "queue.configure", request_hash: None, submitted_at: DateTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn an_outcome_lasts_from_one_sweep_to_the_next_but_one() {
+        let outcomes = outcomes(100);
+        let finished = |n| matches!(outcomes.known(id(n)), Some(Known::Finished(_)));
+        outcomes.arrived(result(1));
+        outcomes.sweep();
+        outcomes.arrived(result(2));
+        assert!(finished(1) && finished(2));
+        outcomes.sweep();
+        assert!(!finished(1) && finished(2));
+        outcomes.sweep();
+        assert_eq!((outcomes.len(), finished(2)), ((0, 0), false));
+        assert_eq!(outcomes.shards.all().map(|shard| shard.finished_bytes).sum::<usize>(), 0);
     }
 
     #[tokio::test]

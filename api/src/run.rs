@@ -9,12 +9,13 @@ use anyhow::Context;
 use common::lifecycle::{self, Missing, Readiness};
 use common::{memory, telemetry};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::access::Identity;
 use crate::config::Settings;
 use crate::server::{self, ServerBounds};
 use crate::state::App;
-use crate::{gauges, results, router, store};
+use crate::{gauges, limits, outcomes, results, router, store};
 
 /// How long the database may take to answer `/readyz`.
 const READY_DATABASE_MAX: Duration = Duration::from_secs(1);
@@ -82,7 +83,9 @@ fn start_background(app: &Arc<App>) {
         waiting.outcomes.end_waiting();
     });
     let limits = app.clone();
-    tokio::spawn(async move { limits.limits.sweep(limits.stop.clone()).await });
+    tokio::spawn(every(limits::SWEEP, app.stop.clone(), move || limits.limits.sweep()));
+    let ended = app.clone();
+    tokio::spawn(every(outcomes::SWEEP, app.stop.clone(), move || ended.outcomes.sweep()));
     tokio::spawn(gauges::keep(app.clone()));
     if matches!(app.identity, Identity::Jwks(..)) {
         let keys = app.clone();
@@ -91,6 +94,13 @@ fn start_background(app: &Arc<App>) {
                 jwks.keep_fresh(keys.stop.clone()).await;
             }
         });
+    }
+}
+
+async fn every(period: Duration, stop: CancellationToken, work: impl Fn()) {
+    let mut ticks = tokio::time::interval(period);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        work();
     }
 }
 
