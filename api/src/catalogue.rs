@@ -42,11 +42,10 @@ impl Catalogue {
         if let Some(schedule) = self.schedules.get(&id) {
             return Ok(schedule);
         }
-        let Some(schedule) = Box::pin(store::catalogue::schedule(app.database()?, id)).await? else {
+        let Some(schedule) = app.schedule_row(id).await? else {
             let detail = format!("There is no schedule {id}; GET /v1/concerts/{{id}}/schedules lists them.");
             return Err(ApiError::new(Slug::ScheduleNotFound, detail));
         };
-        let schedule = Arc::new(schedule);
         self.schedules.insert(id, schedule.clone());
         Ok(schedule)
     }

@@ -138,7 +138,7 @@ pub(crate) struct Bounds {
     /// outcomes four times as long, or until 128 records of a partition are together. A lone request is sent at once, whatever this is.
     #[arg(long = "linger-ms", env = "API_LINGER_MS", default_value = "3", value_parser = common::config::linger)]
     pub(crate) linger: Duration,
-    /// Finished requests that are remembered, for 5 to 10 s: half a second of a full load, so that who polls mostly finds them without the database.
+    /// Finished requests that are remembered: for 5 to 10 s, longer with an `Idempotency-Key`; of a full load the last half second's.
     #[arg(long, env = "API_OUTCOMES_MAX", default_value_t = 6_000)]
     pub(crate) outcomes_max: usize,
     /// Memory for their bodies, in bytes.

@@ -55,11 +55,11 @@ impl<K: Hash + Eq + Copy, V> Fifo<K, V> {
     }
 
     pub(crate) fn pop_oldest(&mut self) -> Option<V> {
-        self.pop_until(self.next)
+        self.pop_up_to(self.next)
     }
 
     /// Takes out the oldest entry, if its number is not above this one.
-    pub(crate) fn pop_until(&mut self, newest: u64) -> Option<V> {
+    pub(crate) fn pop_up_to(&mut self, newest: u64) -> Option<V> {
         while let Some((key, number)) = self.order.pop_front_if(|(_, number)| *number <= newest) {
             if self.entries.get(&key).is_some_and(|(_, own)| *own == number) {
                 return self.entries.remove(&key).map(|(value, _)| value);

@@ -153,13 +153,18 @@ impl Outcomes {
         }
     }
 
-    /// Forgets the outcomes that were there at the last sweep.
+    /// Forgets the outcomes that were there at the last sweep. Those with an `Idempotency-Key` stay while there is room: a repeat has its
+    /// answer from here even if the database is down.
     pub(crate) fn sweep(&self) {
         for mut shard in self.shards.all() {
             let last = shard.swept;
             shard.swept = shard.finished.newest();
-            while let Some(old) = shard.finished.pop_until(last) {
-                shard.finished_bytes -= weight(&old);
+            while let Some(old) = shard.finished.pop_up_to(last) {
+                if old.request_hash.is_some() {
+                    shard.finished.insert(old.request_id, old);
+                } else {
+                    shard.finished_bytes -= weight(&old);
+                }
             }
         }
     }
@@ -279,11 +284,12 @@ mod tests {
         outcomes.sweep();
         outcomes.arrived(result(2));
         assert!(finished(1) && finished(2));
+        outcomes.arrived(RequestResult { request_hash: Some("hash".to_owned()), ..result(3) });
         outcomes.sweep();
         assert!(!finished(1) && finished(2));
-        outcomes.sweep();
-        assert_eq!((outcomes.len(), finished(2)), ((0, 0), false));
-        assert_eq!(outcomes.shards.all().map(|shard| shard.finished_bytes).sum::<usize>(), 0);
+        (0..3).for_each(|_| outcomes.sweep());
+        assert_eq!((outcomes.len(), finished(3)), ((1, 0), true), "who sent a key may repeat himself");
+        assert_eq!(outcomes.shards.all().map(|shard| shard.finished_bytes).sum::<usize>(), weight(&result(3)));
     }
 
     #[tokio::test]

@@ -33,8 +33,8 @@ impl Reservations {
         self.0.get(&reservation)
     }
 
-    /// A reservation is made, or changes. One that has ended is held no more, whatever is told again; it takes nobody's place either: else
-    /// each payment of one that is forgotten makes forget the oldest that is held, which is paid for next.
+    /// A reservation is made, or changes. One that is known to have ended is held no more, whatever is told again. The end of one that is not
+    /// known takes nobody's place: else each such payment makes forget the oldest one that is held, which is paid for next.
     pub(crate) fn told(&self, id: ReservationId, told: KnownReservation) {
         let known = self.get(id);
         let is_news = match told.held_until {

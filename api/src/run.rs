@@ -9,6 +9,7 @@ use anyhow::Context;
 use common::lifecycle::{self, Missing, Readiness};
 use common::{memory, telemetry};
 use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::access::Identity;
@@ -84,8 +85,14 @@ fn start_background(app: &Arc<App>) {
     });
     let limits = app.clone();
     tokio::spawn(every(limits::SWEEP, app.stop.clone(), move || limits.limits.sweep()));
-    let ended = app.clone();
-    tokio::spawn(every(outcomes::SWEEP, app.stop.clone(), move || ended.outcomes.sweep()));
+    let outcomes = app.clone();
+    let forget = move || {
+        // What it has forgotten, it could not read again.
+        if outcomes.database_up() {
+            outcomes.outcomes.sweep();
+        }
+    };
+    tokio::spawn(every(outcomes::SWEEP, app.stop.clone(), forget));
     tokio::spawn(gauges::keep(app.clone()));
     if matches!(app.identity, Identity::Jwks(..)) {
         let keys = app.clone();
@@ -99,6 +106,7 @@ fn start_background(app: &Arc<App>) {
 
 async fn every(period: Duration, stop: CancellationToken, work: impl Fn()) {
     let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         work();
     }

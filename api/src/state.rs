@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use common::catalogue::Schedule;
 use common::database;
-use common::ids::{ConcertId, RequestId, ReservationId};
+use common::ids::{ConcertId, RequestId, ReservationId, ScheduleId};
 use common::kafka::crowd::CrowdProducer;
 use common::kafka::producer::Patience;
 use common::keys::{AccessTokens, QueueTokens};
@@ -66,6 +67,7 @@ pub(crate) struct App {
     pub(crate) tokens: TokenStates,
     /// Reservations of which the results topic told.
     pub(crate) reservations: Reservations,
+    schedule_rows: Lookup<ScheduleId, Arc<Schedule>>,
     token_rows: Lookup<TokenKey, TokenRow>,
     hold_states: Lookup<ReservationId, HoldState>,
     written_outcomes: Lookup<RequestId, Arc<RequestResult>>,
@@ -96,7 +98,7 @@ impl App {
         let admin_key = settings.secrets.admin_key.as_ref().filter(|key| !key.expose().is_empty());
         let (reads, bus) = (Arc::new(Reads::new(&settings.read_bounds, &settings.currency)), Bus::default());
         let told = reads.clone();
-        let (of_requests, of_tokens, of_reservations) = (pool.clone(), pool.clone(), pool.clone());
+        let [of_requests, of_schedules, of_tokens, of_reservations] = std::array::from_fn(|_| pool.clone());
         bus.on_seats_changed(Box::new(move |schedule| told.seats_changed(schedule)));
         Ok(Self {
             currency: settings.currency.clone(),
@@ -117,6 +119,10 @@ impl App {
             written_outcomes: Lookup::start(move |ids| {
                 let pool = of_requests.clone();
                 async move { store::requests::outcomes(&pool, &ids).await }
+            }),
+            schedule_rows: Lookup::start(move |ids| {
+                let pool = of_schedules.clone();
+                async move { store::catalogue::schedules(&pool, &ids).await }
             }),
             token_rows: Lookup::start(move |keys| {
                 let pool = of_tokens.clone();
@@ -157,6 +163,15 @@ impl App {
     pub(crate) async fn written_outcome(&self, request: RequestId) -> Result<Option<Arc<RequestResult>>, ApiError> {
         self.database()?;
         Ok(self.written_outcomes.get(request).await?)
+    }
+
+    /// A schedule, as it stands in the database; None: there is no such schedule.
+    ///
+    /// # Errors
+    /// 503 if the database does not answer.
+    pub(crate) async fn schedule_row(&self, schedule: ScheduleId) -> Result<Option<Arc<Schedule>>, ApiError> {
+        self.database()?;
+        Ok(self.schedule_rows.get(schedule).await?)
     }
 
     /// How a queue token stands in the database; None: there is no such token.

@@ -1,10 +1,7 @@
 //! The connection pool, and the one place that tells what kind of error the database gave.
 
-use std::borrow::Cow;
-use std::error::Error;
 use std::time::Duration;
 
-use sqlx::error::{DatabaseError, ErrorKind};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::config::DatabaseConfig;
@@ -58,49 +55,6 @@ pub enum ErrorClass {
     Fatal,
 }
 
-/// Rows of `table` are not as this transaction read them: another one has changed them meanwhile. The same error as Postgres' own, of
-/// transactions that it isolates from each other.
-pub fn changed_meanwhile(table: &str) -> sqlx::Error {
-    sqlx::Error::Database(Box::new(ChangedMeanwhile(format!("rows of {table} have changed since they were read"))))
-}
-
-#[derive(Debug)]
-struct ChangedMeanwhile(String);
-
-impl std::fmt::Display for ChangedMeanwhile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for ChangedMeanwhile {}
-
-impl DatabaseError for ChangedMeanwhile {
-    fn message(&self) -> &str {
-        &self.0
-    }
-
-    fn code(&self) -> Option<Cow<'_, str>> {
-        Some("40001".into())
-    }
-
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::Other
-    }
-
-    fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
-        self
-    }
-}
-
 /// Tells transient, data and fatal errors apart.
 pub fn classify(error: &sqlx::Error) -> ErrorClass {
     match error {
@@ -146,6 +100,5 @@ mod tests {
             assert_eq!(classify_sqlstate(code), ErrorClass::Fatal, "{code}");
         }
         assert_eq!(classify(&sqlx::Error::PoolTimedOut), ErrorClass::Transient);
-        assert_eq!(classify(&changed_meanwhile("accounts")), ErrorClass::Transient);
     }
 }

@@ -2,7 +2,7 @@
 
 use boxoffice_tests::log::{self, PAYMENTS, RESERVATIONS, RESULTS, Reader, Record, TOKENS, Writer, dead_letters};
 use boxoffice_tests::wait::s;
-use boxoffice_tests::{Api, PRICE, Show, Way, shapes};
+use boxoffice_tests::{Api, PRICE, Show, Way, database, shapes};
 use chrono::{TimeDelta, Utc};
 use futures::future::join_all;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -98,6 +98,28 @@ async fn s0_02_record_of_an_unknown_member_fails() {
     hand.problem(RESERVATIONS, &schedule.to_string(), hold, 404, "user-not-found").await;
     assert_eq!(api.queue(concert).await["joined_total"], 1, "the test's own watcher");
     show.becomes(&[seat], "AVAILABLE").await;
+}
+
+/// A payment ends the live token of its buyer, whatever place of the line its record names.
+#[tokio::test]
+async fn a_payment_that_names_another_token_ends_its_buyers_own() {
+    let (api, pool) = (Api::new(), database::pool().await);
+    for token_seq in [json!(1), json!(2), json!(null)] {
+        let show = Show::new(&api).await;
+        show.buyer(0).await;
+        let buyer = show.buyer(PRICE).await;
+        buyer.leave(&show, Way::Wait).await.ok(200);
+        buyer.enter(show.concert_id).await;
+        let [seat] = show.pick().await;
+        let held = buyer.hold(&show, &[seat], Way::Wait).await.ok(201);
+        let pay = json!({"reservation_id": held["reservation_id"], "token_seq": token_seq});
+        let pay = record("payment.pay", &id(), Some(&buyer.user_id), pay);
+        Hand::new().success(PAYMENTS, &buyer.user_id, pay, 201).await;
+        let sql = "SELECT status::text FROM queue_tokens WHERE concert_id = $1 AND seq <= 3 ORDER BY seq";
+        let tokens: Vec<String> =
+            sqlx::query_scalar(sql).bind(show.concert_id).fetch_all(&pool).await.expect("Postgres answers");
+        assert_eq!(tokens, ["ACTIVE", "LEFT", "COMPLETED"], "{token_seq}");
+    }
 }
 
 /// A whole purchase, and all that can be done besides, with records that a person could write with kcat.

@@ -1,17 +1,25 @@
 //! Concerts and schedules, as far as requests through the log ask.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use common::catalogue::{Schedule, read_schedules};
 use common::ids::{ConcertId, ScheduleId};
 use sqlx::PgPool;
 
-/// A schedule with the rules of its concert.
+/// Schedules with the rules of their concerts; those that do not exist are missing.
 ///
 /// # Errors
 /// What the database says.
-pub(crate) async fn schedule(pool: &PgPool, schedule: ScheduleId) -> Result<Option<Schedule>, sqlx::Error> {
+pub(crate) async fn schedules(
+    pool: &PgPool,
+    ids: &[ScheduleId],
+) -> Result<HashMap<ScheduleId, Arc<Schedule>>, sqlx::Error> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     let mut connection = pool.acquire().await?;
-    Ok(read_schedules(&mut connection, &[schedule.0]).await?.pop())
+    let schedules = read_schedules(&mut connection, &ids).await?;
+    Ok(schedules.into_iter().map(|schedule| (schedule.schedule_id, Arc::new(schedule))).collect())
 }
 
 /// The time zone of a concert, as its name.

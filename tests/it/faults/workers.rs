@@ -272,7 +272,7 @@ async fn two_workers_with_one_buyer_do_not_write_over_each_other() {
     let processes = Processes::begin().await;
     let (api, pool, writer) = (Api::new(), database::pool().await, Writer::new());
     processes.up(2).await;
-    let partitions = i64::try_from(log::ends_of(PAYMENTS).len()).unwrap();
+    let partitions = log::ends_of(PAYMENTS).len();
     let show = Show::new(&api).await;
     let buyer = show.buyer(PRICE).await;
     let [seat] = show.pick().await;
@@ -285,7 +285,7 @@ async fn two_workers_with_one_buyer_do_not_write_over_each_other() {
         let mut blocker = pool.begin().await.expect("Postgres answers");
         sqlx::query(row).bind(&buyer.user_id).execute(&mut *blocker).await.expect("Postgres answers");
         let mut requests = Vec::new();
-        for (partition, request) in (0..).zip(std::iter::repeat_with(uuid::Uuid::new_v4)).take(partitions as usize) {
+        for (partition, request) in (0..).zip(std::iter::repeat_with(uuid::Uuid::new_v4)).take(partitions) {
             let mut record = command.clone();
             record["version"] = json!(1);
             record["request_id"] = json!(request);
@@ -303,9 +303,9 @@ async fn two_workers_with_one_buyer_do_not_write_over_each_other() {
         })
         .await;
         let succeeded = decided.iter().filter(|status| *status == "SUCCEEDED").count();
-        assert_eq!(i64::try_from(succeeded).unwrap(), succeed, "{command}");
+        assert_eq!(succeeded, succeed, "{command}");
     }
-    assert_eq!(buyer.balance().await, PRICE + partitions);
+    assert_eq!(buyer.balance().await, PRICE + i64::try_from(partitions).unwrap());
     log::caught_up(s(30)).await;
     audit::audit_at_rest(&pool).await;
     processes.up(1).await;

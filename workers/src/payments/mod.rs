@@ -26,15 +26,17 @@ pub struct Payments {
     /// The deployment's, told in bodies.
     currency: String,
     schedules: Schedules,
+    /// The last try came to nothing: perhaps it met another worker's, for which the next one waits.
+    lock: bool,
 }
 
 impl Payments {
     /// A worker's; `currency` is the deployment's one currency.
     pub fn new(currency: impl Into<String>) -> Self {
-        Self { currency: currency.into(), schedules: Schedules::default() }
+        Self { currency: currency.into(), schedules: Schedules::default(), lock: false }
     }
 
-    /// Loads all that the batch touches. Nothing is locked: what is written back is checked to be as it was read here.
+    /// Loads all that the batch touches. The first try locks nothing: what is written back is checked to be as it was read here.
     async fn load(
         &mut self,
         transaction: &mut PgConnection,
@@ -42,6 +44,9 @@ impl Payments {
     ) -> Result<State, sqlx::Error> {
         let touched = Touched::by(batch);
         let mut state = State::new(&self.currency);
+        if self.lock {
+            store::lock(transaction, &touched.accounts, &touched.reservations, &touched.payments).await?;
+        }
         for (user, account) in store::accounts(transaction, &touched.accounts).await? {
             state.add_account(user, account);
         }
@@ -113,12 +118,14 @@ impl Word for Payments {
                 *concert_id = Some(token.concert_id);
             }
         }
+        self.lock = false;
         let events = ended.into_iter().map(Event::Expired).collect();
         Ok(Applied { outcomes, emissions: Emissions { events, messages: Vec::new() } })
     }
 
     fn forget(&mut self) {
         self.schedules.forget();
+        self.lock = true;
     }
 }
 

@@ -17,9 +17,9 @@ pub(super) struct Account {
     pub(super) entries: i64,
 }
 
-/// An account that has new entries.
+/// An account as it was read, and as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moved {
+pub(super) struct LoadedAccount {
     pub(super) user_id: UserId,
     /// As it was read; None: there was none.
     pub(super) before: Option<Account>,
@@ -71,7 +71,7 @@ pub(super) struct Booking {
 }
 
 impl Booking {
-    /// A status never comes back.
+    /// Whether it is to be written: a status never comes back.
     fn has_changed(&self) -> bool {
         self.row.status != self.status_before
     }
@@ -81,7 +81,7 @@ impl Booking {
 #[derive(Debug, Clone)]
 pub(super) struct State {
     currency: String,
-    accounts: HashMap<UserId, Moved>,
+    accounts: HashMap<UserId, LoadedAccount>,
     bookings: HashMap<ReservationId, Booking>,
     payments: HashMap<PaymentId, ReservationId>,
     entries: Vec<Entry>,
@@ -92,7 +92,7 @@ pub(super) struct State {
 /// What is to be written back: of accounts and reservations the final rows, each once and in the order of locking.
 #[derive(Debug)]
 pub(super) struct Changes<'a> {
-    pub(super) accounts: Vec<Moved>,
+    pub(super) accounts: Vec<LoadedAccount>,
     pub(super) entries: &'a [Entry],
     pub(super) reservations: Vec<&'a Booking>,
     pub(super) paid: &'a [Paid],
@@ -117,7 +117,7 @@ impl State {
 
     /// An account as the database has it.
     pub(super) fn add_account(&mut self, user: UserId, account: Account) {
-        self.accounts.insert(user, Moved { user_id: user, before: Some(account), after: account });
+        self.accounts.insert(user, LoadedAccount { user_id: user, before: Some(account), after: account });
     }
 
     /// A reservation as the database has it.
@@ -171,7 +171,7 @@ impl State {
             return Some(self.balance(user_id));
         }
         let balance_after = self.balance(user_id).checked_add(amount).filter(|balance| *balance >= 0)?;
-        let none = Moved { user_id, before: None, after: Account::default() };
+        let none = LoadedAccount { user_id, before: None, after: Account::default() };
         let account = &mut self.accounts.entry(user_id).or_insert(none).after;
         account.balance = balance_after;
         account.entries += 1;

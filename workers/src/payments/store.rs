@@ -1,15 +1,37 @@
 //! The SQL of payments. Each statement is one for the whole batch, keys sorted. Accounts and reservations are read without a lock, and
-//! written only as they were read: what a lock would cost each payment, only a batch that meets another one pays, which is tried again. Rows
-//! are written, and so locked, in the order of the whole system: accounts, reservations, seats, queue tokens.
+//! written only as they were read: a lock would cost every payment a write, so only a batch that met another worker's takes it, on its next
+//! try. Rows are written, and so locked, in the order of the whole system: accounts, reservations, seats, queue tokens.
 
 use chrono::{DateTime, Utc};
 use common::bodies::{EntryKind, Reservation, ReservationStatus};
-use common::database::changed_meanwhile;
 use common::ids::{ConcertId, EntryId, PaymentId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
 use common::messages::results::TokenEvent;
 use sqlx::PgConnection;
 
-use super::state::{Account, Booking, Changes, Entry, Moved, Paid, Refunded};
+use super::state::{Account, Booking, Changes, Entry, LoadedAccount, Paid, Refunded};
+
+/// Locks what there is of accounts and reservations, until the transaction's end.
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    users: &[UserId],
+    reservations: &[ReservationId],
+    payments: &[PaymentId],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT FROM accounts WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE", users as &[UserId])
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query!(
+        "SELECT FROM reservations
+         WHERE reservation_id = ANY(ARRAY(
+             SELECT UNNEST($1::uuid[]) UNION SELECT reservation_id FROM payments WHERE payment_id = ANY($2)))
+         ORDER BY reservation_id FOR UPDATE",
+        reservations as &[ReservationId],
+        payments as &[PaymentId]
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
 
 /// The accounts that there are.
 pub(super) async fn accounts(
@@ -104,7 +126,7 @@ pub(super) async fn save(
     note_releases(connection, &changes.released).await
 }
 
-async fn update_accounts(connection: &mut PgConnection, accounts: &[Moved]) -> Result<(), sqlx::Error> {
+async fn update_accounts(connection: &mut PgConnection, accounts: &[LoadedAccount]) -> Result<(), sqlx::Error> {
     if accounts.is_empty() {
         return Ok(());
     }
@@ -116,8 +138,8 @@ async fn update_accounts(connection: &mut PgConnection, accounts: &[Moved]) -> R
     let balances: Vec<i64> = accounts.iter().map(|account| account.after.balance).collect();
     let entries: Vec<i64> = accounts.iter().map(|account| account.after.entries).collect();
     let before: Vec<i64> = accounts.iter().filter_map(|account| account.before).map(|before| before.entries).collect();
-    // Each change of an account is an entry. Found by its key first: the plan of an UPDATE that joins by the key can be one of a moment
-    // when the table was small, and reads all of it.
+    // Each change of an account is an entry, so their number tells whether it has changed. The row is found by its key first: the plan of
+    // an UPDATE that joins by the key can be one of a moment when the table was small, and reads all of it.
     let written = sqlx::query!(
         "UPDATE accounts a SET balance = n.balance, entries = n.entries
          FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[]) AS n (user_id, balance, entries, entries_before)
@@ -134,9 +156,12 @@ async fn update_accounts(connection: &mut PgConnection, accounts: &[Moved]) -> R
     as_read("accounts", accounts.len(), written)
 }
 
-/// All rows that were to be written are as they were read.
+/// All rows that were to be written are as they were read. If not, the batch is decided again: the error is of the class `Transient`.
 fn as_read(table: &str, rows: usize, written: u64) -> Result<(), sqlx::Error> {
-    if written == rows as u64 { Ok(()) } else { Err(changed_meanwhile(table)) }
+    if written == rows as u64 {
+        return Ok(());
+    }
+    Err(sqlx::Error::Protocol(format!("of {rows} rows of {table} only {written} are as they were read")))
 }
 
 async fn insert_entries(
@@ -307,11 +332,8 @@ pub(super) struct WhoPaid {
 }
 
 /// Ends the live queue tokens of those who paid, and tells which they were; not one that was made after the payment was asked for.
-/// The one that was shown is mostly the one, and its place lies beside those of others who pay now; else the buyer's is searched for, as the
-/// token worker finds it. They are changed in the order of their places. `q` says once more that they are live: another worker may have
-/// ended one for whose row this waited. It says so by the status, which no index of live tokens serves; so does the look at the one that
-/// was shown. An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by
-/// the places of those who left.
+/// An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the places of
+/// those who left. They are changed in the order of their places.
 pub(super) async fn end_tokens(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
@@ -324,6 +346,9 @@ pub(super) async fn end_tokens(
     let users: Vec<UserId> = who_paid.iter().map(|who| who.user_id).collect();
     let asked: Vec<DateTime<Utc>> = who_paid.iter().map(|who| who.asked_at).collect();
     let shown: Vec<Option<i64>> = who_paid.iter().map(|who| who.token_seq).collect();
+    // The one that was shown is mostly the live one, and lies beside those of others who pay now; else it is searched for by its buyer. `q` says
+    // once more that it is live: another worker may have ended the row that this waited for. Both say so by the status, not by `ended_at`, so that
+    // the plan takes the primary key and not the index of live tokens.
     let rows = sqlx::query!(
         r#"UPDATE queue_tokens q
            SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3

@@ -261,7 +261,7 @@ pub trait Word: Send + 'static {
         told.status == RequestStatus::Succeeded || told.source.topic != Self::TOPIC
     }
 
-    /// Applies a batch inside the runtime's transaction: loads and locks what it touches, decides in log order, writes back. The
+    /// Applies a batch inside the runtime's transaction: loads what it touches, and locks it or checks it when it writes, decides in log order. The
     /// runtime has dropped repeats, writes the outcomes and commits. The statements must not grow with the batch.
     ///
     /// # Errors
