@@ -148,7 +148,7 @@ pub(crate) struct Bounds {
     #[arg(long, env = "API_PENDING_MAX", default_value_t = 100_000)]
     pub(crate) pending_max: usize,
     /// Admitted queue tokens whose state is remembered.
-    #[arg(long, env = "API_TOKEN_STATES_MAX", default_value_t = 32_000)]
+    #[arg(long, env = "API_TOKEN_STATES_MAX", default_value_t = 50_000)]
     pub(crate) token_states_max: usize,
     /// Reservations that are remembered, for the check of a payment's queue token.
     #[arg(long, env = "API_RESERVATIONS_MAX", default_value_t = 65_536)]
