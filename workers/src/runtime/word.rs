@@ -261,8 +261,8 @@ pub trait Word: Send + 'static {
         told.status == RequestStatus::Succeeded || told.source.topic != Self::TOPIC
     }
 
-    /// Applies a batch inside the runtime's transaction: loads what it touches, and locks it or checks it when it writes, decides in log order. The
-    /// runtime has dropped repeats, writes the outcomes and commits. The statements must not grow with the batch.
+    /// Applies a batch inside the runtime's transaction: loads what it touches, decides in log order, writes back; what it has not locked
+    /// it checks when it writes. The runtime has dropped repeats, writes the outcomes and commits. The statements must not grow with the batch.
     ///
     /// # Errors
     /// Whatever the database says; the transaction is rolled back and [`Word::forget`] called before the next try.
