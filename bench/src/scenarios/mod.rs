@@ -67,8 +67,8 @@ pub(crate) struct Bench {
     pub(crate) alone: bool,
 }
 
-/// Of 16 MB each: what 400,000 holds write. After a checkpoint they are taken again.
-const LOG_FILES: usize = 32;
+/// Of 16 MB each: what Postgres writes between two checkpoints (`max_wal_size`, 6 GB, divided by 1.9). After one they are taken again.
+const LOG_FILES: usize = 200;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +113,9 @@ impl Bench {
     /// Lets the broker compile what it runs, Postgres fill its files, and all parts open what they need, before anything is measured.
     pub(crate) async fn warm_up(&self) -> Result<()> {
         log::warm_up(self).await.context("warming the broker up")?;
-        self.world.fill_log_files(if self.size == Size::Smoke { 1 } else { LOG_FILES }).await?;
-        holds::warm_up(self).await
+        self.world.fill_log_files(self.scaled(LOG_FILES)).await?;
+        holds::warm_up(self).await?;
+        payments::warm_up(self).await
     }
 
     /// Runs one scenario.

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use super::{Bench, CALLERS, Peer, ROUNDS, Turn};
+use super::holds::rows_of_seats;
+use super::{Bench, CALLERS, Peer, ROUNDS, Size, Turn, progress};
 use crate::http::Request;
 use crate::load::{Measured, at_once};
 use crate::report::Row;
@@ -14,27 +15,47 @@ use crate::world::{Buyer, House, open_queue};
 
 const SYNC_PART: usize = 5;
 const CHARGES_EACH: usize = 16;
+const WARM_UP_PAYMENTS: usize = 20_000;
 /// More than all holds of a buyer cost.
 const MONEY: i64 = 100_000;
 
 /// One payment each by buyers who are inside and hold a seat. They came right before: whoever buys pays within minutes.
 pub(super) async fn payments(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(60_000);
-    let seats = i64::try_from(count)? / 50 * 50 + 50;
-    let house = bench.world.house(2 * ROUNDS, seats, open_queue()).await?;
+    let house = bench.world.house(2 * ROUNDS, rows_of_seats(count), open_queue()).await?;
     let hold = async |peer, turn: usize| {
         let count = if peer == Peer::Ours { count } else { count / SYNC_PART };
-        let buyers = bench.world.insiders(&house, count).await?;
-        bench.world.charge(&buyers, MONEY).await?;
-        let holds = hold_each(bench, &buyers, house.schedules[turn]).await?;
+        let prepared = buyers_who_hold(bench, &house, count, house.schedules[turn]).await?;
         bench.world.analyze().await?;
-        Ok((buyers, holds))
+        Ok(prepared)
     };
     bench
         .in_prepared_turn("payments", &[Peer::Ours, Peer::Sync], hold, async |turn, (buyers, holds), progress| {
             pay_each(turn, &buyers, &holds, progress).await
         })
         .await
+}
+
+/// Payments that nobody measures: requests of many partitions are other code of the broker's, which its JVM compiles as late.
+pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
+    let count = if bench.size == Size::Smoke { CALLERS } else { WARM_UP_PAYMENTS };
+    let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
+    let (buyers, holds) = buyers_who_hold(bench, &house, count, house.schedules[0]).await?;
+    let turn = Turn { peer: Peer::Ours, address: bench.world.api, number: 0 };
+    pay_each(turn, &buyers, &holds, &progress("warming up", Peer::Ours)).await.map(drop)
+}
+
+/// Buyers who are inside, have money, and hold a seat each, with the ids of their reservations.
+async fn buyers_who_hold(
+    bench: &Bench,
+    house: &House,
+    count: usize,
+    schedule: i64,
+) -> Result<(Vec<Buyer>, Vec<String>)> {
+    let buyers = bench.world.insiders(house, count).await?;
+    bench.world.charge(&buyers, MONEY).await?;
+    let holds = hold_each(bench, &buyers, schedule).await?;
+    Ok((buyers, holds))
 }
 
 async fn hold_each(bench: &Bench, buyers: &[Buyer], schedule: i64) -> Result<Vec<String>> {
