@@ -36,7 +36,7 @@ pub(super) async fn payments(bench: &Bench) -> Result<Row> {
         .await
 }
 
-/// Payments that nobody measures: requests of many partitions are other code of the broker's, which its JVM compiles as late.
+/// Payments that nobody measures: a batch of them is spread over all partitions, which neither the broker nor the worker has met before.
 pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let count = if bench.size == Size::Smoke { CALLERS } else { WARM_UP_PAYMENTS };
     let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
