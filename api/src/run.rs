@@ -5,10 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use common::lifecycle::{self, Missing, Readiness};
-use common::{memory, telemetry};
-use tokio::net::TcpListener;
+use common::{listener, memory, telemetry};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -42,8 +40,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(cors) = cors {
         router = router.layer(cors);
     }
-    let listener =
-        TcpListener::bind(settings.listen).await.with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let listener = listener::listen(settings.listen)?;
     tracing::info!(address = %listener.local_addr()?, "the api listens");
     let bounds = ServerBounds {
         connections_max: app.bounds.connections_max,

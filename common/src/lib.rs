@@ -10,6 +10,7 @@ pub mod ids;
 pub mod kafka;
 pub mod keys;
 pub mod lifecycle;
+pub mod listener;
 pub mod memory;
 pub mod messages;
 pub mod problems;

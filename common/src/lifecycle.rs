@@ -6,16 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Router;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::listener;
 use crate::problems::{Problem, Slug};
 
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -94,7 +93,7 @@ pub async fn serve_health(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = listener::listen(listen)?;
     tracing::info!(address = %listener.local_addr()?, "health and metrics are served");
     let routes = health_routes(readiness, metrics).fallback(not_found);
     tokio::spawn(async move {

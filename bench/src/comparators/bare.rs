@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};
@@ -14,9 +14,8 @@ use chrono::{DateTime, TimeDelta};
 use common::bodies::{ReservationBody, ReservationStatus, ReservedSeat, TokenBody, TokenIdentity};
 use common::ids::{ConcertId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
 use common::keys::{KeyRing, QueueClaims, QueueTokens};
-use common::lifecycle;
+use common::{lifecycle, listener};
 use common::messages::tokens::QueueState;
-use tokio::net::TcpListener;
 use uuid::Uuid;
 
 /// What is answered.
@@ -71,7 +70,7 @@ impl Bodies {
 /// The address is taken.
 pub async fn serve(listen: SocketAddr, bodies: Bodies) -> anyhow::Result<()> {
     let stop = lifecycle::shutdown_signal()?;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = listener::listen(listen)?;
     tracing::info!(address = %listener.local_addr()?, "the bare server listens");
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {

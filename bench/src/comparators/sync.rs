@@ -40,9 +40,9 @@ use common::ids::{ConcertId, ScheduleId};
 use common::keys::{AccessTokens, KeyRing, QueueTokens};
 use common::problems::{Problem, Slug};
 use common::request_id::RequestIds;
-use common::{database, lifecycle};
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
-use tokio::net::TcpListener;
+use common::{database, lifecycle, listener};
+use futures::future::try_join_all;
+use sqlx::{Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, Transaction};
 
 /// The statements of a hold, which [`super::pgbench`] measures alone.
 pub(super) use self::holds::{READ as HOLD_READ, TAKE as HOLD_TAKE};
@@ -52,6 +52,17 @@ use self::brief::Brief;
 use self::call::Failure;
 use self::queue::Inside;
 
+/// What buyers ask for the most.
+const STATEMENTS: [&str; 8] = [
+    holds::READ,
+    holds::TAKE,
+    money::LOCK,
+    money::PAY,
+    money::CHARGE,
+    queue::LOCK,
+    queue::JOIN,
+    guard::STANDING,
+];
 /// Schedules that are remembered before it starts afresh.
 const SCHEDULES_MAX: usize = 10_000;
 
@@ -106,13 +117,14 @@ pub(in crate::comparators) struct App {
 /// Serves until the process is told to stop.
 ///
 /// # Errors
-/// The address is taken, or `DATABASE_URL` does not parse.
+/// The address is taken, or the database does not answer.
 pub async fn serve(settings: SyncSettings) -> anyhow::Result<()> {
     let listen = settings.sync_listen;
     let app = Arc::new(App::new(settings)?);
+    app.open_connections().await.context("cannot open the connections to Postgres")?;
     let stop = lifecycle::shutdown_signal()?;
     let clockwork = tokio::spawn(clockwork::run(app.clone()));
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = listener::listen(listen)?;
     tracing::info!(address = %listener.local_addr()?, "the synchronous service listens");
     // An answer is one small packet: it must not wait for the acknowledgement of the one before.
     let listener = listener.tap_io(|stream| {
@@ -156,6 +168,17 @@ impl App {
             seat_lists: Brief::new(age_max),
             schedule_lists: Brief::new(age_max),
         })
+    }
+
+    /// Opens all of them, each with its statements prepared: it is asked as a service that has been running for a while.
+    async fn open_connections(&self) -> Result<(), sqlx::Error> {
+        let all = (0..self.pool.options().get_max_connections()).map(|_| self.pool.acquire());
+        for mut connection in try_join_all(all).await? {
+            for statement in STATEMENTS {
+                connection.prepare(statement.into_sql_str()).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {

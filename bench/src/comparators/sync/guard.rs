@@ -13,7 +13,7 @@ use super::App;
 use super::call::{Failure, Refusal};
 
 /// A token's standing with its queue's marks: two probes, and a third while somebody waits.
-const STANDING: &str = "
+pub(super) const STANDING: &str = "
     SELECT now() AS now, t.status, t.expires_at, q.state, q.admitted_seq, q.rate_per_minute, q.max_active,
            $2::bigint - q.admitted_seq - CASE WHEN t.status = 'WAITING' THEN (
                SELECT count(*) FROM queue_tokens l
@@ -135,6 +135,11 @@ impl Use {
     /// The database's clock, at the beginning of the transaction.
     pub(super) fn now(&self) -> DateTime<Utc> {
         self.now
+    }
+
+    /// Whether it is its buyer's one token of the concert.
+    pub(super) fn live(&self) -> bool {
+        matches!(self.status, Some(TokenStatus::Waiting | TokenStatus::Active))
     }
 
     /// Asks that the token may be used now.

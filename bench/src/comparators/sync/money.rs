@@ -19,7 +19,7 @@ use super::guard::{QueueToken, Use};
 use super::outcomes::Asked;
 
 /// Locks the account and the reservation, and reads all that the rules ask for.
-const LOCK: &str = "
+pub(super) const LOCK: &str = "
     WITH account AS MATERIALIZED (SELECT balance, entries FROM accounts WHERE user_id = $1 FOR UPDATE),
          booking AS MATERIALIZED (SELECT * FROM reservations WHERE reservation_id = $2 FOR UPDATE)
     SELECT now() AS now, t.status, t.expires_at, q.state, q.admitted_seq,
@@ -33,11 +33,11 @@ const LOCK: &str = "
     WHERE q.concert_id = $3";
 
 /// All that a payment writes: `$1` buyer, `$2` reservation, `$3` payment, `$4` amount, `$5` balance after it, `$6` number of its
-/// entry, `$7` seats, `$8` concert, `$9` the body. A free seat is paid with no entry. Only this reservation's owner, which is locked,
-/// touches its seats.
-const PAY: &str = r#"
+/// entry, `$7` seats, `$8` concert, `$9` the body, `$10` place of the token that was shown, if it is live; else the buyer's live one is
+/// searched for. A free seat is paid with no entry. Only this reservation's owner, which is locked, touches its seats.
+pub(super) const PAY: &str = r#"
     WITH account AS (
-        UPDATE accounts SET balance = $5, entries = $6 WHERE user_id = $1 AND $4 > 0),
+        UPDATE accounts SET balance = $5, entries = $6 WHERE user_id = $1 AND $4::bigint > 0),
     entry AS (
         INSERT INTO ledger_entries (user_id, entry_no, entry_id, kind, amount, balance_after, reservation_id, at)
         SELECT $1::uuid, $6::bigint, $3::uuid, 'PAYMENT', -$4::bigint, $5::bigint, $2::uuid, now() WHERE $4 > 0),
@@ -51,7 +51,8 @@ const PAY: &str = r#"
     token AS (
         UPDATE queue_tokens
         SET status = CASE status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = now()
-        WHERE user_id = $1 AND concert_id + 0 = $8 AND ended_at IS NULL AND issued_at <= now())
+        WHERE concert_id = $8 AND ended_at IS NULL AND issued_at <= now() AND seq = coalesce($10, (
+            SELECT t.seq FROM queue_tokens t WHERE t.user_id = $1 AND t.concert_id + 0 = $8 AND t.ended_at IS NULL)))
     INSERT INTO requests (request_id, user_id, kind, status, http_status, body, submitted_at, finished_at, topic, partition, "offset")
     VALUES ($3, $1, 'payment.pay', 'SUCCEEDED', 201, $9::text::json, now(), now(), 'sync', 0, 0)"#;
 
@@ -67,7 +68,7 @@ const RELEASE: &str = "
 
 /// The whole charge, which is its own transaction: the account's row is locked by its update. `$1` buyer, `$2` the request, `$3`
 /// amount, `$4` currency. Nothing happens if there is no such buyer.
-const CHARGE: &str = r#"
+pub(super) const CHARGE: &str = r#"
     WITH account AS (
         INSERT INTO accounts AS a (user_id, balance, entries)
         SELECT user_id, $3::bigint, 1 FROM users WHERE user_id = $1
@@ -186,7 +187,7 @@ async fn pay_once(app: &App, asked: Asked, token: &QueueToken, id: ReservationId
     }
     let schedule = app.schedule_by(&mut transaction, booking.schedule_id).await?;
     let answer = match refused(&booking, &locked, &schedule) {
-        None => write(app, &mut transaction, asked, booking, &locked, &schedule).await?,
+        None => write(app, &mut transaction, asked, booking, &locked, token, &schedule).await?,
         Some((problem, ended_as)) => {
             if let Some(status) = ended_as {
                 release(&mut transaction, &booking, status).await?;
@@ -287,6 +288,7 @@ async fn write(
     asked: Asked,
     booking: Reservation,
     locked: &Locked,
+    token: &QueueToken,
     schedule: &Schedule,
 ) -> Result<Answer, Failure> {
     let payment_id = PaymentId::from(asked.request_id);
@@ -311,6 +313,7 @@ async fn write(
         .bind(&paid.seat_ids)
         .bind(paid.concert_id)
         .bind(&body)
+        .bind(locked.token.live().then_some(token.claims.seq))
         .execute(connection)
         .await?;
     Ok(Answer::new(201, body))

@@ -26,7 +26,7 @@ const INSIDE_MAX: usize = 10_000;
 
 /// Locks the queue, and reads the live token that the buyer has. What the statement reads besides the lock may be older than the lock:
 /// a second token of the same buyer is refused by the index, and the join tried again.
-const LOCK: &str = "
+pub(super) const LOCK: &str = "
     SELECT now() AS now, q.state, q.rate_per_minute, q.burst, q.max_active, q.active_seconds, q.credit, q.refilled_at, q.next_seq,
            q.admitted_seq, q.admitted_total,
            EXISTS (SELECT FROM users WHERE user_id = $2) AS is_user,
@@ -41,7 +41,7 @@ const LOCK: &str = "
 
 /// All that a join writes: `$1` concert, `$2` place, `$3` token, `$4` buyer, `$5` key, `$6` when it joined, `$7` when it was admitted,
 /// `$8` until when, `$9` credit, `$10` as of, `$11` the body.
-const JOIN: &str = r#"
+pub(super) const JOIN: &str = r#"
     WITH token AS (
         INSERT INTO queue_tokens (concert_id, seq, token_id, user_id, kid, status, issued_at, admitted_at, expires_at)
         VALUES ($1, $2, $3, $4, $5, CASE WHEN $7::timestamptz IS NULL THEN 'WAITING' ELSE 'ACTIVE' END::token_status, $6, $7, $8)),
