@@ -87,7 +87,7 @@ async fn readyz(readiness: Readiness) -> (StatusCode, String) {
 ///
 /// # Errors
 /// The address is taken, or not ours.
-pub async fn serve_health(
+pub fn serve_health(
     listen: SocketAddr,
     readiness: Readiness,
     metrics: PrometheusHandle,

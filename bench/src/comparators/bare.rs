@@ -14,8 +14,8 @@ use chrono::{DateTime, TimeDelta};
 use common::bodies::{ReservationBody, ReservationStatus, ReservedSeat, TokenBody, TokenIdentity};
 use common::ids::{ConcertId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
 use common::keys::{KeyRing, QueueClaims, QueueTokens};
-use common::{lifecycle, listener};
 use common::messages::tokens::QueueState;
+use common::{lifecycle, listener};
 use uuid::Uuid;
 
 /// What is answered.

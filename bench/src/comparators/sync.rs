@@ -53,16 +53,8 @@ use self::call::Failure;
 use self::queue::Inside;
 
 /// What buyers ask for the most.
-const STATEMENTS: [&str; 8] = [
-    holds::READ,
-    holds::TAKE,
-    money::LOCK,
-    money::PAY,
-    money::CHARGE,
-    queue::LOCK,
-    queue::JOIN,
-    guard::STANDING,
-];
+const STATEMENTS: [&str; 8] =
+    [holds::READ, holds::TAKE, money::LOCK, money::PAY, money::CHARGE, queue::LOCK, queue::JOIN, guard::STANDING];
 /// Schedules that are remembered before it starts afresh.
 const SCHEDULES_MAX: usize = 10_000;
 

@@ -60,7 +60,7 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
     let pool = database::worker_pool(&settings.database, W::WORKER, CONNECTIONS)?;
     let assigned = Arc::new(AtomicBool::new(false));
     let health = readiness(database::pool(&settings.database, W::WORKER, CONNECTIONS)?, assigned.clone());
-    lifecycle::serve_health(settings.worker_listen, health, metrics, stop.clone()).await?;
+    lifecycle::serve_health(settings.worker_listen, health, metrics, stop.clone())?;
     let feed = Feed::start(&settings.kafka, W::TOPIC, W::GROUP, W::WORKER)?;
     let sender = Sender::new(&settings.kafka, W::WORKER)?;
     let (publisher, publishing) =
