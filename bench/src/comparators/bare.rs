@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
+use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{StatusCode, header};

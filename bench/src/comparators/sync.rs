@@ -162,7 +162,7 @@ impl App {
         })
     }
 
-    /// Opens all of them, each with its statements prepared: it is asked as a service that has been running for a while.
+    /// Opens all connections to Postgres, each with its statements prepared: it is measured as a service that has been running for a while.
     async fn open_connections(&self) -> Result<(), sqlx::Error> {
         let all = (0..self.pool.options().get_max_connections()).map(|_| self.pool.acquire());
         for mut connection in try_join_all(all).await? {
