@@ -258,22 +258,22 @@ GROUP BY b.schedule_id, b.user_id";
 const INSERT_HOLDS: &str = "WITH made AS (
     INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
     SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first : last]
-    FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::timestamptz[],
-                $8::integer[], $9::integer[]) AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)),
+    FROM (SELECT UNNEST($1::uuid[]) AS id, UNNEST($2::uuid[]) AS user_id, UNNEST($3::bigint[]) AS concert_id,
+                 UNNEST($4::bigint[]) AS schedule_id, UNNEST($5::bigint[]) AS total, UNNEST($6::timestamptz[]) AS held,
+                 UNNEST($7::timestamptz[]) AS expires, UNNEST($8::integer[]) AS first, UNNEST($9::integer[]) AS last) t),
 search AS (
     UPDATE overdue_search SET all_ended_before = LEAST(all_ended_before, $12)
     WHERE all_ended_before > $12 OR $12 < clock_timestamp())
 UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
-FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id)
+FROM (SELECT UNNEST($10::bigint[]) AS seat_id, UNNEST($11::uuid[]) AS reservation_id) t
 WHERE s.seat_id = t.seat_id AND s.status = 'AVAILABLE'";
 
 const CONCLUDE: &str = r#"WITH told AS (
     INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at, finished_at, topic,
                           partition, "offset")
-    SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
-    FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
-                $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
-         AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)),
+    SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::request_status[]), UNNEST($5::smallint[]),
+           UNNEST($6::text[])::json, UNNEST($7::text[]), UNNEST($8::timestamptz[]), UNNEST($9::timestamptz[]), UNNEST($10::text[]),
+           UNNEST($11::integer[]), UNNEST($12::bigint[])),
 t AS (SELECT * FROM UNNEST($14::integer[], $15::bigint[], $16::bigint[]) AS t (partition, next_offset, first))
 INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
 SELECT $13, partition, next_offset, $17 FROM t ORDER BY partition

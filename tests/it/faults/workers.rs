@@ -311,6 +311,46 @@ async fn two_workers_with_one_buyer_do_not_write_over_each_other() {
     processes.up(1).await;
 }
 
+/// Two workers change one account in turn, as for a moment after a rebalance: each remembers it, and none tells anything of it that the other has
+/// changed since, not even to whom it writes nothing.
+#[tokio::test]
+async fn two_workers_tell_one_balance() {
+    let processes = Processes::begin().await;
+    let (api, pool, writer) = (Api::new(), database::pool().await, Writer::new());
+    processes.up(2).await;
+    let partitions = i32::try_from(log::ends_of(PAYMENTS).len()).unwrap();
+    let show = Show::new(&api).await;
+    let buyer = show.buyer(0).await;
+    let [seat] = show.pick().await;
+    let held = buyer.hold(&show, &[seat], Way::Wait).await.ok(201);
+    let ask = async |partition, mut record: Value| {
+        let request = uuid::Uuid::new_v4();
+        record["version"] = json!(1);
+        record["request_id"] = json!(request);
+        record["user_id"] = json!(buyer.user_id);
+        writer.append_to(PAYMENTS, partition % partitions, &buyer.user_id, &record).await;
+        eventually("it is decided", s(20), async || {
+            let sql = "SELECT body::text FROM requests WHERE request_id = $1";
+            let body: Option<String> =
+                sqlx::query_scalar(sql).bind(request).fetch_optional(&pool).await.expect("Postgres answers");
+            met(body.is_some(), body)
+        })
+        .await
+        .map(|body| serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    // The first time around each of the two gets to know the account.
+    for balance in 1..=2 * partitions {
+        let charged = ask(balance, json!({"type": "balance.charge", "amount": 1})).await;
+        assert_eq!(charged.map(|body| body["balance"].clone()), Some(balance.into()));
+        let pay = json!({"type": "payment.pay", "reservation_id": held["reservation_id"]});
+        let refused = ask(balance + 1, pay).await.expect("it is decided");
+        assert_eq!((&refused["balance"], &refused["required"]), (&balance.into(), &PRICE.into()), "{refused}");
+    }
+    log::caught_up(s(30)).await;
+    audit::audit_at_rest(&pool).await;
+    processes.up(1).await;
+}
+
 /// So many of these workers wait for a row or a lock that another transaction has.
 async fn blocked(pool: &PgPool, worker: &str, workers: i64) {
     eventually("workers wait for a lock", s(20), async || {

@@ -14,11 +14,15 @@ use common::ids::{ConcertId, PaymentId, RequestId, ReservationId, ScheduleId, Us
 use common::messages::payments::PaymentCommand;
 use common::messages::results::RequestResult;
 use common::topics;
+use hashlink::LruCache;
 use sqlx::PgConnection;
 
-use self::state::State;
+use self::state::{Account, State};
 use self::store::WhoPaid;
 use crate::runtime::word::{Applied, Cause, Clock, Emissions, Event, Logged, Outcome, Told, Word};
+
+/// Accounts that are remembered: those that changed last.
+const ACCOUNTS_MAX: usize = 100_000;
 
 /// The word `payments`.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct Payments {
     /// The deployment's, told in bodies.
     currency: String,
     schedules: Schedules,
+    /// As this worker wrote them.
+    accounts: LruCache<UserId, Account>,
     /// The last try came to nothing: perhaps it met another worker's, for which the next one waits.
     lock: bool,
 }
@@ -33,10 +39,32 @@ pub struct Payments {
 impl Payments {
     /// A worker's; `currency` is the deployment's one currency.
     pub fn new(currency: impl Into<String>) -> Self {
-        Self { currency: currency.into(), schedules: Schedules::default(), lock: false }
+        let accounts = LruCache::new(ACCOUNTS_MAX);
+        Self { currency: currency.into(), schedules: Schedules::default(), accounts, lock: false }
     }
 
-    /// Loads all that the batch touches. The first try locks nothing: what is written back is checked to be as it was read here.
+    /// Loads all that the batch touches, and decides it. What is written back is checked to be as it was loaded; what is merely looked at is
+    /// not, so that is read, even if it is remembered.
+    async fn decide(
+        &mut self,
+        transaction: &mut PgConnection,
+        now: DateTime<Utc>,
+        batch: &[&Logged<PaymentCommand>],
+    ) -> Result<(State, Vec<Outcome>), sqlx::Error> {
+        loop {
+            let mut state = self.load(transaction, batch).await?;
+            let outcomes = batch.iter().map(|logged| decide_one(&mut state, now, logged)).collect();
+            let unchecked = state.unchecked_accounts();
+            if unchecked.is_empty() {
+                return Ok((state, outcomes));
+            }
+            for user in &unchecked {
+                self.accounts.remove(user);
+            }
+        }
+    }
+
+    /// Loads all that the batch touches. The first try locks nothing.
     async fn load(
         &mut self,
         transaction: &mut PgConnection,
@@ -47,7 +75,14 @@ impl Payments {
         if self.lock {
             store::lock(transaction, &touched.accounts, &touched.reservations, &touched.payments).await?;
         }
-        for (user, account) in store::accounts(transaction, &touched.accounts).await? {
+        let mut unknown: Vec<UserId> = Vec::new();
+        for user in touched.accounts {
+            match self.accounts.get(&user) {
+                Some(account) => state.add_remembered_account(user, *account),
+                None => unknown.push(user),
+            }
+        }
+        for (user, account) in store::accounts(transaction, &unknown).await? {
             state.add_account(user, account);
         }
         let first_charges: Vec<UserId> =
@@ -97,19 +132,10 @@ impl Word for Payments {
         now: DateTime<Utc>,
         batch: &[&Logged<PaymentCommand>],
     ) -> Result<Applied, sqlx::Error> {
-        let mut state = self.load(transaction, batch).await?;
-        let mut outcomes: Vec<Outcome> = batch
-            .iter()
-            .map(|logged| {
-                let clock = Clock { asked_at: logged.asked_at, now };
-                match &logged.told {
-                    _ if logged.cause_pending && decide::lacks_reservation(&state, &logged.command) => Outcome::Waits,
-                    Some(told) => decide::decide_again(&mut state, &logged.command, told, clock),
-                    None => decide::decide(&mut state, &logged.command, clock),
-                }
-            })
-            .collect();
-        store::save(transaction, now, &state.changes()).await?;
+        let (state, mut outcomes) = self.decide(transaction, now, batch).await?;
+        let changes = state.changes();
+        store::save(transaction, now, &changes).await?;
+        self.accounts.extend(changes.accounts.iter().map(|account| (account.user_id, account.after)));
         let buyers = buyers_who_paid(&state, batch, &outcomes);
         let ended = store::end_tokens(transaction, now, who_paid(&buyers, batch)).await?;
         for token in &ended {
@@ -125,7 +151,17 @@ impl Word for Payments {
 
     fn forget(&mut self) {
         self.schedules.forget();
+        self.accounts.clear();
         self.lock = true;
+    }
+}
+
+fn decide_one(state: &mut State, now: DateTime<Utc>, logged: &Logged<PaymentCommand>) -> Outcome {
+    let clock = Clock { asked_at: logged.asked_at, now };
+    match &logged.told {
+        _ if logged.cause_pending && decide::lacks_reservation(state, &logged.command) => Outcome::Waits,
+        Some(told) => decide::decide_again(state, &logged.command, told, clock),
+        None => decide::decide(state, &logged.command, clock),
     }
 }
 

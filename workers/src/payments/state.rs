@@ -21,9 +21,17 @@ pub(super) struct Account {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LoadedAccount {
     pub(super) user_id: UserId,
-    /// As it was read; None: there was none.
+    /// As it was read or remembered; None: there was none.
     pub(super) before: Option<Account>,
+    /// From an earlier batch: it may have changed since.
+    pub(super) is_remembered: bool,
     pub(super) after: Account,
+}
+
+impl LoadedAccount {
+    fn has_changed(&self) -> bool {
+        self.before != Some(self.after)
+    }
 }
 
 /// A change of a balance: a row of `ledger_entries`.
@@ -117,7 +125,23 @@ impl State {
 
     /// An account as the database has it.
     pub(super) fn add_account(&mut self, user: UserId, account: Account) {
-        self.accounts.insert(user, LoadedAccount { user_id: user, before: Some(account), after: account });
+        self.insert_account(user, account, false);
+    }
+
+    /// An account as the database had it.
+    pub(super) fn add_remembered_account(&mut self, user: UserId, account: Account) {
+        self.insert_account(user, account, true);
+    }
+
+    fn insert_account(&mut self, user_id: UserId, account: Account, is_remembered: bool) {
+        let loaded = LoadedAccount { user_id, before: Some(account), after: account, is_remembered };
+        self.accounts.insert(user_id, loaded);
+    }
+
+    /// Whose accounts are remembered and not written back, which would tell whether they are still so: nothing may rest on them.
+    pub(super) fn unchecked_accounts(&self) -> Vec<UserId> {
+        let unchecked = self.accounts.values().filter(|account| account.is_remembered && !account.has_changed());
+        unchecked.map(|account| account.user_id).collect()
     }
 
     /// A reservation as the database has it.
@@ -171,7 +195,7 @@ impl State {
             return Some(self.balance(user_id));
         }
         let balance_after = self.balance(user_id).checked_add(amount).filter(|balance| *balance >= 0)?;
-        let none = LoadedAccount { user_id, before: None, after: Account::default() };
+        let none = LoadedAccount { user_id, before: None, after: Account::default(), is_remembered: false };
         let account = &mut self.accounts.entry(user_id).or_insert(none).after;
         account.balance = balance_after;
         account.entries += 1;
@@ -212,8 +236,7 @@ impl State {
 
     /// What is to be written back.
     pub(super) fn changes(&self) -> Changes<'_> {
-        let mut accounts: Vec<_> =
-            self.accounts.values().filter(|account| account.before != Some(account.after)).copied().collect();
+        let mut accounts: Vec<_> = self.accounts.values().filter(|account| account.has_changed()).copied().collect();
         accounts.sort_unstable_by_key(|account| account.user_id);
         let mut reservations: Vec<_> = self.bookings.values().filter(|booking| booking.has_changed()).collect();
         reservations.sort_unstable_by_key(|booking| booking.row.reservation_id);

@@ -2,6 +2,8 @@
 //! written only as they were read: a lock would cost every payment a write, so only a batch that met another worker's takes it, on its next
 //! try. Rows are written, and so locked, in the order of the whole system: accounts, reservations, seats, queue tokens.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, Utc};
 use common::bodies::{EntryKind, Reservation, ReservationStatus};
 use common::ids::{ConcertId, EntryId, PaymentId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
@@ -142,7 +144,8 @@ async fn update_accounts(connection: &mut PgConnection, accounts: &[LoadedAccoun
     // an UPDATE that joins by the key can be one of a moment when the table was small, and reads all of it.
     let written = sqlx::query!(
         "UPDATE accounts a SET balance = n.balance, entries = n.entries
-         FROM UNNEST($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[]) AS n (user_id, balance, entries, entries_before)
+         FROM (SELECT UNNEST($1::uuid[]) AS user_id, UNNEST($2::bigint[]) AS balance, UNNEST($3::bigint[]) AS entries,
+                      UNNEST($4::bigint[]) AS entries_before) n
          CROSS JOIN LATERAL (SELECT ctid AS place FROM accounts WHERE user_id = n.user_id LIMIT 1) found
          WHERE a.ctid = found.place AND a.entries = n.entries_before",
         &users as &[UserId],
@@ -181,8 +184,8 @@ async fn insert_entries(
     let reservations: Vec<Option<ReservationId>> = entries.iter().map(|entry| entry.reservation_id).collect();
     sqlx::query!(
         "INSERT INTO ledger_entries (user_id, entry_no, entry_id, kind, amount, balance_after, reservation_id, at)
-         SELECT *, $8::timestamptz
-         FROM UNNEST($1::uuid[], $2::bigint[], $3::uuid[], $4::entry_kind[], $5::bigint[], $6::bigint[], $7::uuid[])",
+         SELECT UNNEST($1::uuid[]), UNNEST($2::bigint[]), UNNEST($3::uuid[]), UNNEST($4::entry_kind[]), UNNEST($5::bigint[]),
+                UNNEST($6::bigint[]), UNNEST($7::uuid[]), $8::timestamptz",
         &users as &[UserId],
         &numbers,
         &ids as &[EntryId],
@@ -207,8 +210,8 @@ async fn update_reservations(connection: &mut PgConnection, bookings: &[&Booking
     let payments: Vec<Option<PaymentId>> = bookings.iter().map(|booking| booking.row.payment_id).collect();
     let written = sqlx::query!(
         "UPDATE reservations r SET status = n.status, payment_id = n.payment_id
-         FROM UNNEST($1::uuid[], $2::reservation_status[], $3::reservation_status[], $4::uuid[])
-              AS n (reservation_id, status, status_before, payment_id)
+         FROM (SELECT UNNEST($1::uuid[]) AS reservation_id, UNNEST($2::reservation_status[]) AS status,
+                      UNNEST($3::reservation_status[]) AS status_before, UNNEST($4::uuid[]) AS payment_id) n
          WHERE r.reservation_id = n.reservation_id AND r.status = n.status_before",
         &ids as &[ReservationId],
         &statuses as &[ReservationStatus],
@@ -236,7 +239,8 @@ async fn insert_payments(
     let balances: Vec<i64> = payments.iter().map(|paid| paid.balance).collect();
     sqlx::query!(
         "INSERT INTO payments (payment_id, reservation_id, user_id, amount, balance, paid_at)
-         SELECT *, $6::timestamptz FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[])",
+         SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::uuid[]), UNNEST($4::bigint[]), UNNEST($5::bigint[]),
+                $6::timestamptz",
         &ids as &[PaymentId],
         &reservations as &[ReservationId],
         &users as &[UserId],
@@ -263,7 +267,7 @@ async fn refund_payments(
     let balances: Vec<i64> = refunded.iter().map(|refunded| refunded.balance).collect();
     sqlx::query!(
         "UPDATE payments p SET status = 'REFUNDED', balance = n.balance, refunded_at = $3
-         FROM UNNEST($1::uuid[], $2::bigint[]) AS n (payment_id, balance)
+         FROM (SELECT UNNEST($1::uuid[]) AS payment_id, UNNEST($2::bigint[]) AS balance) n
          WHERE p.payment_id = n.payment_id",
         &ids as &[PaymentId],
         &balances,
@@ -294,7 +298,7 @@ async fn update_seats(connection: &mut PgConnection, bookings: &[&Booking]) -> R
     sqlx::query!(
         "UPDATE seats s SET status = CASE WHEN n.sold THEN 'SOLD'::seat_status ELSE 'AVAILABLE' END,
                             reservation_id = CASE WHEN n.sold THEN s.reservation_id END
-         FROM UNNEST($1::bigint[], $2::uuid[], $3::boolean[]) AS n (seat_id, reservation_id, sold)
+         FROM (SELECT UNNEST($1::bigint[]) AS seat_id, UNNEST($2::uuid[]) AS reservation_id, UNNEST($3::boolean[]) AS sold) n
          WHERE s.seat_id = n.seat_id AND s.reservation_id = n.reservation_id",
         &ids as &[SeatId],
         &reservations as &[ReservationId],
@@ -332,48 +336,80 @@ pub(super) struct WhoPaid {
 }
 
 /// Ends the live queue tokens of those who paid, and tells which they were; not one that was made after the payment was asked for.
-/// An admitted one is COMPLETED. Whoever paid an earlier hold while waiting again has LEFT the line: positions are counted by the places of
-/// those who left. They are changed in the order of their places.
+/// The one that was shown is mostly the live one, and lies beside those of others who pay now; else it is searched for by its buyer.
 pub(super) async fn end_tokens(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
     who_paid: Vec<WhoPaid>,
 ) -> Result<Vec<TokenEvent>, sqlx::Error> {
+    let mut ended = end_places(connection, now, &who_paid).await?;
+    let has_ended: HashSet<(ConcertId, UserId)> = ended.iter().map(|token| (token.concert_id, token.user_id)).collect();
+    let mut others = who_paid;
+    others.retain(|who| !has_ended.contains(&(who.concert_id, who.user_id)));
+    find_places(connection, &mut others).await?;
+    ended.extend(end_places(connection, now, &others).await?);
+    Ok(ended)
+}
+
+/// Notes for each where the live token is; None: there is none.
+async fn find_places(connection: &mut PgConnection, who_paid: &mut [WhoPaid]) -> Result<(), sqlx::Error> {
     if who_paid.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let concerts: Vec<ConcertId> = who_paid.iter().map(|who| who.concert_id).collect();
     let users: Vec<UserId> = who_paid.iter().map(|who| who.user_id).collect();
-    let asked: Vec<DateTime<Utc>> = who_paid.iter().map(|who| who.asked_at).collect();
-    let shown: Vec<Option<i64>> = who_paid.iter().map(|who| who.token_seq).collect();
-    // The one that was shown is mostly the live one, and lies beside those of others who pay now; else it is searched for by its buyer. `q` says
-    // once more that it is live: another worker may have ended the row that this waited for. Both say so by the status, not by `ended_at`, so that
-    // the plan takes the primary key and not the index of live tokens.
+    // Found by the buyer alone: no plan reads all tokens of a concert.
+    let rows = sqlx::query!(
+        r#"SELECT own.user_id AS "user_id: UserId", own.concert_id AS "concert_id: ConcertId", own.seq
+           FROM (SELECT UNNEST($1::bigint[]) AS concert_id, UNNEST($2::uuid[]) AS user_id) n
+           CROSS JOIN LATERAL (
+               SELECT t.user_id, t.concert_id, t.seq FROM queue_tokens t
+               WHERE t.user_id = n.user_id AND t.concert_id + 0 = n.concert_id AND t.ended_at IS NULL
+               LIMIT 1) own"#,
+        &concerts as &[ConcertId],
+        &users as &[UserId]
+    )
+    .fetch_all(connection)
+    .await?;
+    let places: HashMap<_, _> = rows.into_iter().map(|row| ((row.concert_id, row.user_id), row.seq)).collect();
+    for who in who_paid {
+        who.token_seq = places.get(&(who.concert_id, who.user_id)).copied();
+    }
+    Ok(())
+}
+
+/// Ends the tokens at these places, in their order, if they are theirs and live. An admitted one is COMPLETED. Whoever paid an earlier hold
+/// while waiting again has LEFT the line: positions are counted by the places of those who left.
+async fn end_places(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    who_paid: &[WhoPaid],
+) -> Result<Vec<TokenEvent>, sqlx::Error> {
+    let mut places: Vec<_> =
+        who_paid.iter().filter_map(|who| Some((who.concert_id, who.token_seq?, who.user_id, who.asked_at))).collect();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    places.sort_unstable();
+    let concerts: Vec<ConcertId> = places.iter().map(|(concert, ..)| *concert).collect();
+    let seqs: Vec<i64> = places.iter().map(|(_, seq, ..)| *seq).collect();
+    let users: Vec<UserId> = places.iter().map(|(_, _, user, _)| *user).collect();
+    let asked: Vec<DateTime<Utc>> = places.iter().map(|(.., asked)| *asked).collect();
+    // It says by the status, not by `ended_at`, that a token is live, so that the plan takes the primary key and not the index of live tokens.
     let rows = sqlx::query!(
         r#"UPDATE queue_tokens q
-           SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $3
-           FROM (
-               SELECT own.concert_id, own.seq, n.asked_at
-               FROM UNNEST($1::bigint[], $2::uuid[], $4::timestamptz[], $5::bigint[])
-                    AS n (concert_id, user_id, asked_at, shown_seq)
-               CROSS JOIN LATERAL (
-                   SELECT s.concert_id, s.seq FROM queue_tokens s
-                   WHERE s.concert_id = n.concert_id AND s.seq = n.shown_seq AND s.user_id = n.user_id
-                         AND s.status IN ('WAITING', 'ACTIVE')
-                   UNION ALL
-                   SELECT t.concert_id, t.seq FROM queue_tokens t
-                   WHERE t.user_id = n.user_id AND t.concert_id + 0 = n.concert_id AND t.ended_at IS NULL
-                   LIMIT 1) own
-               ORDER BY own.concert_id, own.seq
-           ) k
-           WHERE q.concert_id = k.concert_id AND q.seq = k.seq AND q.status IN ('WAITING', 'ACTIVE') AND q.issued_at <= k.asked_at
+           SET status = CASE q.status WHEN 'ACTIVE' THEN 'COMPLETED'::token_status ELSE 'LEFT' END, ended_at = $5
+           FROM (SELECT UNNEST($1::bigint[]) AS concert_id, UNNEST($2::bigint[]) AS seq, UNNEST($3::uuid[]) AS user_id,
+                        UNNEST($4::timestamptz[]) AS asked_at) n
+           WHERE q.concert_id = n.concert_id AND q.seq = n.seq AND q.user_id = n.user_id
+                 AND q.status IN ('WAITING', 'ACTIVE') AND q.issued_at <= n.asked_at
            RETURNING q.token_id AS "token_id: TokenId", q.user_id AS "user_id: UserId", q.concert_id AS "concert_id: ConcertId",
                      q.seq"#,
         &concerts as &[ConcertId],
+        &seqs,
         &users as &[UserId],
-        now,
         &asked,
-        &shown as &[Option<i64>]
+        now
     )
     .fetch_all(connection)
     .await?;

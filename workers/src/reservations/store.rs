@@ -127,14 +127,14 @@ pub(crate) async fn insert_holds(transaction: &mut PgConnection, holds: &[Reserv
         "WITH made AS (
              INSERT INTO reservations (reservation_id, user_id, concert_id, schedule_id, total, held_at, hold_expires_at, seat_ids)
              SELECT id, user_id, concert_id, schedule_id, total, held, expires, ($10::bigint[])[first:last]
-             FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[],
-                         $7::timestamptz[], $8::integer[], $9::integer[])
-                  AS t (id, user_id, concert_id, schedule_id, total, held, expires, first, last)),
+             FROM (SELECT UNNEST($1::uuid[]) AS id, UNNEST($2::uuid[]) AS user_id, UNNEST($3::bigint[]) AS concert_id,
+                          UNNEST($4::bigint[]) AS schedule_id, UNNEST($5::bigint[]) AS total, UNNEST($6::timestamptz[]) AS held,
+                          UNNEST($7::timestamptz[]) AS expires, UNNEST($8::integer[]) AS first, UNNEST($9::integer[]) AS last) t),
          search AS (
              UPDATE overdue_search SET all_ended_before = LEAST(all_ended_before, $12)
              WHERE all_ended_before > $12 OR $12 < clock_timestamp())
          UPDATE seats s SET status = 'HELD', reservation_id = t.reservation_id
-         FROM UNNEST($10::bigint[], $11::uuid[]) AS t (seat_id, reservation_id)
+         FROM (SELECT UNNEST($10::bigint[]) AS seat_id, UNNEST($11::uuid[]) AS reservation_id) t
          WHERE s.seat_id = t.seat_id AND s.status = 'AVAILABLE'",
         &ids,
         &users,

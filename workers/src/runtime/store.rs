@@ -93,10 +93,9 @@ pub(crate) async fn conclude(
         r#"WITH told AS (
                INSERT INTO requests (request_id, user_id, kind, status, http_status, body, request_hash, submitted_at,
                                      finished_at, topic, partition, "offset")
-               SELECT id, user_id, kind, status, http, body::json, hash, submitted, finished, topic, partition, place
-               FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::request_status[], $5::smallint[], $6::text[], $7::text[],
-                           $8::timestamptz[], $9::timestamptz[], $10::text[], $11::integer[], $12::bigint[])
-                    AS t (id, user_id, kind, status, http, body, hash, submitted, finished, topic, partition, place)),
+               SELECT UNNEST($1::uuid[]), UNNEST($2::uuid[]), UNNEST($3::text[]), UNNEST($4::request_status[]),
+                      UNNEST($5::smallint[]), UNNEST($6::text[])::json, UNNEST($7::text[]), UNNEST($8::timestamptz[]),
+                      UNNEST($9::timestamptz[]), UNNEST($10::text[]), UNNEST($11::integer[]), UNNEST($12::bigint[])),
            t AS (SELECT * FROM UNNEST($14::integer[], $15::bigint[], $16::bigint[]) AS t (partition, next_offset, first))
            INSERT INTO applied_offsets AS a (topic, partition, next_offset, log_time)
            SELECT $13, partition, next_offset, $17 FROM t ORDER BY partition

@@ -42,8 +42,9 @@ async fn update_tokens(connection: &mut PgConnection, lines: &Lines) -> Result<(
     sqlx::query!(
         "UPDATE queue_tokens t
          SET status = u.status, admitted_at = u.admitted_at, expires_at = u.expires_at, ended_at = u.ended_at
-         FROM unnest($1::bigint[], $2::bigint[], $3::token_status[], $4::timestamptz[], $5::timestamptz[],
-                     $6::timestamptz[]) AS u (concert_id, seq, status, admitted_at, expires_at, ended_at)
+         FROM (SELECT UNNEST($1::bigint[]) AS concert_id, UNNEST($2::bigint[]) AS seq, UNNEST($3::token_status[]) AS status,
+                      UNNEST($4::timestamptz[]) AS admitted_at, UNNEST($5::timestamptz[]) AS expires_at,
+                      UNNEST($6::timestamptz[]) AS ended_at) u
          WHERE t.concert_id = u.concert_id AND t.seq = u.seq",
         &concerts,
         &seqs,
@@ -80,15 +81,14 @@ async fn insert_tokens(connection: &mut PgConnection, lines: &Lines, kid: &str) 
     sqlx::query!(
         "INSERT INTO queue_tokens
              (concert_id, seq, token_id, user_id, kid, status, issued_at, admitted_at, expires_at, ended_at)
-         SELECT n.concert_id, n.seq, n.token_id, n.user_id, n.kid, n.status, n.issued_at, n.admitted_at, n.expires_at, n.ended_at
-         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::token_status[],
-                     $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[])
-              AS n (kid, concert_id, seq, token_id, user_id, status, issued_at, admitted_at, expires_at, ended_at)",
-        &kids as &[&str],
+         SELECT UNNEST($1::bigint[]), UNNEST($2::bigint[]), UNNEST($3::uuid[]), UNNEST($4::uuid[]), UNNEST($5::text[]),
+                UNNEST($6::token_status[]), UNNEST($7::timestamptz[]), UNNEST($8::timestamptz[]), UNNEST($9::timestamptz[]),
+                UNNEST($10::timestamptz[])",
         &concerts,
         &seqs,
         &ids,
         &users,
+        &kids as &[&str],
         &statuses as &[TokenStatus],
         &issued,
         &admitted as &[Option<DateTime<Utc>>],
