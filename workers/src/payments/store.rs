@@ -331,7 +331,7 @@ pub(super) struct WhoPaid {
     pub(super) user_id: UserId,
     /// When the payment was asked for.
     pub(super) asked_at: DateTime<Utc>,
-    /// The place of the queue token that was shown with it.
+    /// The place of the queue token that was shown with it, or found since.
     pub(super) token_seq: Option<i64>,
 }
 
