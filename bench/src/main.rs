@@ -179,7 +179,7 @@ async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {
         }
     }
     // Every request has one outcome, no seat two owners, every balance its entries; or it panics.
-    boxoffice_tests::audit::audit(&bench.world.pool).await;
+    boxoffice_tests::audit::audit_at_rest(&bench.world.pool).await;
     println!("{}", report::table(&rows));
     if let Some(file) = &wanted.json {
         write_json(file, &report::json(&rows))?;

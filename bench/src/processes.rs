@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 /// The load generator's own name.
 const LOAD: &str = "load";
+const POSTGRES: &str = "postgres";
 
 /// Looks at all processes, at most, until two in a row show the same ones.
 const LOOKS_MAX: usize = 20;
@@ -53,10 +54,13 @@ impl Processes {
         self.all().into_iter().map(|(name, pid)| (name, cpu_seconds(&all, pid))).collect()
     }
 
-    /// The largest resident memory that each process has had, in MB; Postgres is left out, whose children share theirs.
+    /// The largest resident memory that each process has had, in MB. Of Postgres, whose children share theirs, what all of them have now.
     pub(crate) fn memory_mb(&self) -> BTreeMap<String, f64> {
-        let own = self.all().into_iter().filter(|(name, _)| name != "postgres");
-        own.filter_map(|(name, pid)| Some((name, peak_mb(pid)?))).collect()
+        let mb = |(name, pid): (String, u32)| {
+            let mb = if name == POSTGRES { shared_mb(&stats(), pid) } else { peak_mb(pid)? };
+            Some((name, mb))
+        };
+        self.all().into_iter().filter_map(mb).collect()
     }
 }
 
@@ -115,8 +119,18 @@ fn cpu_seconds(all: &BTreeMap<u32, Stat>, pid: u32) -> f64 {
 }
 
 fn peak_mb(pid: u32) -> Option<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    mb_of(pid, "status", "VmHWM:")
+}
+
+/// A process and its children; of memory that several have, each its share.
+fn shared_mb(all: &BTreeMap<u32, Stat>, pid: u32) -> f64 {
+    let children = all.iter().filter(|(_, stat)| stat.parent == pid).map(|(child, _)| shared_mb(all, *child));
+    mb_of(pid, "smaps_rollup", "Pss:").unwrap_or_default() + children.sum::<f64>()
+}
+
+fn mb_of(pid: u32, file: &str, field: &str) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib / 1_024.0)
 }

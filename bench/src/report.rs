@@ -72,6 +72,7 @@ pub(crate) struct Figures {
     count: u64,
     seconds: f64,
     late: u64,
+    dropped: u64,
     /// Of the peers that are measured otherwise than by requests.
     fixed_rate: Option<f64>,
     /// Of the peers whose rate was raised step by step.
@@ -81,7 +82,7 @@ pub(crate) struct Figures {
 impl Default for Figures {
     fn default() -> Self {
         let latency = Histogram::new(3).expect("three digits");
-        Self { latency, count: 0, seconds: 0.0, late: 0, fixed_rate: None, steps: Vec::new() }
+        Self { latency, count: 0, seconds: 0.0, late: 0, dropped: 0, fixed_rate: None, steps: Vec::new() }
     }
 }
 
@@ -102,6 +103,7 @@ impl Figures {
         self.count += measured.count;
         self.seconds += measured.elapsed.as_secs_f64();
         self.late += measured.late;
+        self.dropped += measured.dropped;
         Ok(())
     }
 
@@ -110,12 +112,17 @@ impl Figures {
         self.fixed_rate.unwrap_or(self.count as f64 / self.seconds.max(1e-9))
     }
 
+    /// In microseconds; None: nobody waited for an answer.
+    fn latency_at(&self, quantile: f64) -> Option<u64> {
+        (!self.latency.is_empty()).then(|| self.latency.value_at_quantile(quantile))
+    }
+
     fn json(&self) -> Value {
-        let at = |quantile| self.latency.value_at_quantile(quantile);
+        let at = |quantile| self.latency_at(quantile);
         let mut value = json!({
             "rate_per_s": self.rate().round(),
-            "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": self.latency.max(),
-            "late": self.late,
+            "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0),
+            "late": self.late, "dropped": self.dropped,
         });
         if !self.steps.is_empty() {
             value["steps"] = self.steps.iter().map(|step| step.json()).collect();
@@ -197,6 +204,14 @@ pub(crate) fn line(row: &Row) -> String {
     format!("{:16} {:>8.0} a second  {}", row.name, ours.rate(), against.join(", "))
 }
 
+/// What each process takes, the most first; not what is next to nothing.
+fn by_process(values: &BTreeMap<String, f64>) -> String {
+    let mut parts: Vec<(&String, &f64)> = values.iter().filter(|(_, value)| **value >= 0.5).collect();
+    parts.sort_by(|a, b| b.1.total_cmp(a.1));
+    let parts: Vec<String> = parts.iter().map(|(name, value)| format!("{name} {value:.0}")).collect();
+    parts.join(", ")
+}
+
 /// All rows: `{scenario: {rate_per_s, p50_us, …}}`.
 pub(crate) fn json(rows: &[Row]) -> Value {
     rows.iter().map(|row| (row.name.to_owned(), row.json())).collect()
@@ -207,14 +222,12 @@ pub(crate) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY);
     table.set_header([
-        "scenario", "a second", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "late", "CPU µs", "of which", "against",
+        "scenario", "a second", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "late", "dropped", "CPU µs", "of which",
+        "peak MB", "against",
     ]);
     for row in rows {
         let ours = row.ours();
-        let at = |quantile| ms(ours.latency.value_at_quantile(quantile));
-        let mut cpu: Vec<(&String, &f64)> = row.cpu_us.iter().filter(|(_, us)| **us >= 0.5).collect();
-        cpu.sort_by(|a, b| b.1.total_cmp(a.1));
-        let parts: Vec<String> = cpu.iter().map(|(name, us)| format!("{name} {us:.0}")).collect();
+        let at = |quantile| ours.latency_at(quantile).map(ms).unwrap_or_default();
         let against: Vec<String> = row
             .others()
             .map(|(peer, figures)| format!("{:.2} × {peer} ({:.0})", row.ratio(figures), figures.rate()))
@@ -225,14 +238,16 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             at(0.5),
             at(0.99),
             at(0.999),
-            ms(ours.latency.max()),
+            at(1.0),
             ours.late.to_string(),
+            ours.dropped.to_string(),
             format!("{:.0}", row.cpu_us.values().sum::<f64>()),
-            parts.join(", "),
+            by_process(&row.cpu_us),
+            by_process(&row.rss_mb),
             against.join("\n"),
         ]);
     }
-    for column in table.column_iter_mut().skip(1).take(7) {
+    for column in table.column_iter_mut().skip(1).take(8) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

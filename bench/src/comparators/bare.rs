@@ -1,4 +1,4 @@
-//! The ceiling of the HTTP stack: the same routes, answered with fixed bytes of the same size and the same headers. No token is
+//! The ceiling of the HTTP stack: the same route, answered with fixed bytes of the same size and the same headers. No token is
 //! checked, nothing is parsed, nothing is kept.
 
 use std::net::SocketAddr;
@@ -6,13 +6,12 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::http::header;
+use axum::routing::get;
 use axum::serve::ListenerExt as _;
-use chrono::{DateTime, TimeDelta};
-use common::bodies::{ReservationBody, ReservationStatus, ReservedSeat, TokenBody, TokenIdentity};
-use common::ids::{ConcertId, ReservationId, ScheduleId, SeatId, TokenId, UserId};
+use chrono::DateTime;
+use common::bodies::{TokenBody, TokenIdentity};
+use common::ids::{ConcertId, TokenId, UserId};
 use common::keys::{KeyRing, QueueClaims, QueueTokens};
 use common::messages::tokens::QueueState;
 use common::{lifecycle, listener};
@@ -23,12 +22,10 @@ use uuid::Uuid;
 pub struct Bodies {
     /// To `GET /v1/queue-token`: a *token body*.
     pub queue_token: Bytes,
-    /// To `POST /v1/reservations`: a *reservation*.
-    pub reservation: Bytes,
 }
 
 impl Bodies {
-    /// Bodies as a buyer in line gets them, and one who holds one seat.
+    /// Bodies as a buyer in line gets them.
     ///
     /// # Errors
     /// None that depends on anything outside.
@@ -41,26 +38,7 @@ impl Bodies {
         let identity =
             TokenIdentity { queue_token, token_id: TokenId(uuid), concert_id, issued_at: claims.issued_at() };
         let token = TokenBody::waiting(identity, 100_000, QueueState::Open, 600, 1_000);
-        let reservation = ReservationBody {
-            reservation_id: ReservationId(uuid),
-            status: ReservationStatus::Held,
-            schedule_id: ScheduleId(1_234),
-            concert_id,
-            seats: vec![ReservedSeat {
-                seat_id: SeatId((1_234 << 18) + 20_000),
-                label: "A-100-42".to_owned(),
-                price: 150_000,
-            }],
-            total: 150_000,
-            currency: "KRW".to_owned(),
-            hold_expires_at: at + TimeDelta::minutes(5),
-            payment_required: true,
-            payment_id: None,
-        };
-        Ok(Self {
-            queue_token: serde_json::to_vec(&token)?.into(),
-            reservation: serde_json::to_vec(&reservation)?.into(),
-        })
+        Ok(Self { queue_token: serde_json::to_vec(&token)?.into() })
     }
 }
 
@@ -82,7 +60,7 @@ pub async fn serve(listen: SocketAddr, bodies: Bodies) -> anyhow::Result<()> {
 }
 
 fn router(bodies: Bodies) -> Router {
-    let Bodies { queue_token, reservation } = bodies;
+    let Bodies { queue_token } = bodies;
     let poll = move || async move {
         let headers = [
             (header::CONTENT_TYPE, "application/json"),
@@ -91,11 +69,5 @@ fn router(bodies: Bodies) -> Router {
         ];
         (headers, queue_token)
     };
-    // The request's body is read, as by a server that has a use for it.
-    let hold = move |_request: Bytes| async move {
-        let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-        let applied = [("preference-applied", "wait=10")];
-        (StatusCode::CREATED, headers, applied, reservation).into_response()
-    };
-    Router::new().route("/v1/queue-token", get(poll)).route("/v1/reservations", post(hold))
+    Router::new().route("/v1/queue-token", get(poll))
 }

@@ -42,7 +42,7 @@ use common::problems::{Problem, Slug};
 use common::request_id::RequestIds;
 use common::{database, lifecycle, listener};
 use futures::future::try_join_all;
-use sqlx::{Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, Transaction};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, Transaction};
 
 /// The statements of a hold, which [`super::pgbench`] measures alone.
 pub(super) use self::holds::{READ as HOLD_READ, TAKE as HOLD_TAKE};
@@ -162,12 +162,24 @@ impl App {
         })
     }
 
-    /// Opens all connections to Postgres, each with its statements prepared: it is measured as a service that has been running for a while.
+    /// Opens all connections to Postgres, each with its statements prepared and planned: it is measured as a service that has been running
+    /// for a while.
     async fn open_connections(&self) -> Result<(), sqlx::Error> {
         let all = (0..self.pool.options().get_max_connections()).map(|_| self.pool.acquire());
         for mut connection in try_join_all(all).await? {
             for statement in STATEMENTS {
                 connection.prepare(statement.into_sql_str()).await?;
+            }
+            // A plan is made when it is first asked for, and kept; to be told of it runs nothing.
+            let prepared: Vec<(String, i32)> =
+                sqlx::query_as("SELECT name, cardinality(parameter_types) FROM pg_prepared_statements")
+                    .persistent(false)
+                    .fetch_all(&mut *connection)
+                    .await?;
+            for (name, parameters) in prepared.iter().filter(|(_, parameters)| *parameters > 0) {
+                let nulls = vec!["NULL"; usize::try_from(*parameters).unwrap_or_default()].join(", ");
+                let plan = format!("EXPLAIN EXECUTE \"{name}\" ({nulls})");
+                connection.execute(sqlx::raw_sql(AssertSqlSafe(plan))).await?;
             }
         }
         Ok(())

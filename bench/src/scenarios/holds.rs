@@ -20,8 +20,6 @@ const WARM_UP_HOLDS: usize = 64_000;
 pub(super) const HOT_CALLERS: usize = 768;
 /// Holds of one buyer in one schedule; the concert allows 20.
 pub(super) const HOLDS_EACH: usize = 4;
-/// What is slower by an order gets fewer requests, so that the run does not last for ever.
-const SYNC_PART: usize = 5;
 const CONTENDED_SEATS: i64 = 20;
 const SPREAD_SCHEDULES: usize = 48;
 /// A caller who polls has so many requests under way, and asks for each again after this time.
@@ -101,7 +99,7 @@ pub(super) async fn hot(bench: &Bench) -> Result<Row> {
     bench
         .in_turn("holds-hot", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let count = turn.peer.part_of(count);
             let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
             waiting(turn, HOT_CALLERS, count, progress, &holds).await?.expect(&[201])
         })
@@ -131,7 +129,7 @@ pub(super) async fn contended(bench: &Bench) -> Result<Row> {
     bench
         .in_turn("holds-contended", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let count = turn.peer.part_of(count);
             let body = |i: usize| seat_body(schedule, index(i) % CONTENDED_SEATS);
             let holds = Holds { buyers: buyers.clone(), body };
             let measured = waiting(turn, CALLERS, count, progress, &holds).await?.expect(&[201, 409])?;
@@ -152,7 +150,7 @@ pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
     bench
         .in_turn("best-available", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let count = turn.peer.part_of(count);
             let body = |_| format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}");
             let holds = Holds { buyers: buyers.clone(), body };
             waiting(turn, CALLERS, count, progress, &holds).await?.expect(&[201])

@@ -30,6 +30,11 @@ const ROUNDS: usize = 2;
 /// that are reached it is not they that are waited for.
 const CALLERS: usize = 1_024;
 
+/// What is slower by an order gets this part of the requests, so that the run does not last for ever,
+const SYNC_PART: usize = 5;
+/// but so many at least, if ours has them.
+const SYNC_REQUESTS_MIN: usize = 5_000;
+
 /// The search for the highest rate that is sustained.
 pub(crate) const SUSTAINED: &str = sustained::NAME;
 
@@ -95,6 +100,14 @@ impl Peer {
             Self::Ours => "ours",
             Self::Sync => "sync",
             Self::Bare => "bare",
+        }
+    }
+
+    /// How many requests of `count` it gets.
+    fn part_of(self, count: usize) -> usize {
+        match self {
+            Self::Sync => (count / SYNC_PART).max(SYNC_REQUESTS_MIN.min(count)),
+            Self::Ours | Self::Bare => count,
         }
     }
 }

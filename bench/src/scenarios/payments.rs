@@ -13,7 +13,6 @@ use crate::load::{Measured, at_once};
 use crate::report::Row;
 use crate::world::{Buyer, House, open_queue};
 
-const SYNC_PART: usize = 5;
 const CHARGES_EACH: usize = 16;
 const WARM_UP_PAYMENTS: usize = 20_000;
 /// More than all holds of a buyer cost.
@@ -23,9 +22,8 @@ const MONEY: i64 = 100_000;
 pub(super) async fn payments(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(60_000);
     let house = bench.world.house(2 * ROUNDS, rows_of_seats(count), open_queue()).await?;
-    let hold = async |peer, turn: usize| {
-        let count = if peer == Peer::Ours { count } else { count / SYNC_PART };
-        let prepared = buyers_who_hold(bench, &house, count, house.schedules[turn]).await?;
+    let hold = async |peer: Peer, turn: usize| {
+        let prepared = buyers_who_hold(bench, &house, peer.part_of(count), house.schedules[turn]).await?;
         bench.world.analyze().await?;
         Ok(prepared)
     };
@@ -101,7 +99,7 @@ pub(super) async fn charges(bench: &Bench) -> Result<Row> {
     let buyers = bench.world.buyers(count / CHARGES_EACH).await?;
     bench
         .in_turn("charges", &[Peer::Ours, Peer::Sync], async |turn, progress| {
-            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let count = turn.peer.part_of(count);
             let measured = at_once(turn.address, CALLERS, count, progress, async |connection, i| {
                 let buyer = &buyers[i % buyers.len()];
                 let headers = [("authorization", buyer.authorization.as_str()), ("prefer", "wait=30")];

@@ -18,15 +18,16 @@ pub(super) async fn purchases(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(24_000);
     let seats = i64::try_from(count.div_ceil(SECTION_SEATS) * SECTION_SEATS)?;
     let mut houses = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..2 * ROUNDS {
         houses.push(bench.world.house(1, seats, open_queue()).await?);
     }
     let buyers = bench.world.buyers(count).await?;
     bench.world.charge(&buyers, MONEY).await?;
     bench.world.analyze().await?;
     bench
-        .in_turn("purchases", &[Peer::Ours], async |turn, progress| {
+        .in_turn("purchases", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             let house = &houses[turn.number];
+            let count = turn.peer.part_of(count);
             let measured = at_once(turn.address, CALLERS, count, progress, async |connection, i| {
                 purchase(connection, house, &buyers[i], i).await
             });

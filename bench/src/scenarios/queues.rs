@@ -1,6 +1,6 @@
 //! The queue: a storm of joins, and polls of those who wait.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use chrono::{DateTime, Utc};
 use common::ids::{ConcertId, TokenId};
 use common::keys::QueueClaims;
@@ -14,7 +14,8 @@ use crate::report::Row;
 use crate::world::Buyer;
 
 const POLLING: usize = 128;
-const SYNC_PART: usize = 5;
+/// A poll asks the database for nothing; workers look around meanwhile.
+const POLLS_A_TRANSACTION_MIN: u64 = 10;
 /// Tokens that are polled, of all that wait.
 const POLLED_TOKENS: usize = 20_000;
 
@@ -30,7 +31,7 @@ pub(super) async fn joins(bench: &Bench) -> Result<Row> {
     bench
         .in_turn("joins", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             let path = format!("/v1/concerts/{}/queue-tokens", houses[turn.number].concert_id);
-            let count = if turn.peer == Peer::Ours { count } else { count / SYNC_PART };
+            let count = turn.peer.part_of(count);
             let measured = at_once(turn.address, CALLERS, count, progress, async |connection, i| {
                 let headers = [("authorization", buyers[i].authorization.as_str()), ("prefer", "wait=30")];
                 let request = Request { method: "POST", path: &path, headers: &headers, body: "" };
@@ -50,15 +51,26 @@ pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize) -> 
     let tokens = waiting_tokens(bench, house.concert_id, waiting).await?;
     bench
         .in_turn(name, &[Peer::Ours, Peer::Bare, Peer::Sync], async |turn, progress| {
-            let count = if turn.peer == Peer::Sync { count / SYNC_PART } else { count };
+            let count = turn.peer.part_of(count);
             let measured = at_once(turn.address, POLLING, count, progress, async |connection, i| {
                 let headers = [("queue-token", tokens[i % tokens.len()].queue_token.as_str())];
                 let request = Request { method: "GET", path: "/v1/queue-token", headers: &headers, body: "" };
                 Ok(connection.call(&request).await?.status)
             });
-            measured.await?.expect(&[200])
+            let before = transactions(bench).await?;
+            let measured = measured.await?.expect(&[200])?;
+            let asked = transactions(bench).await? - before;
+            let is_rare = u64::try_from(asked).is_ok_and(|asked| asked * POLLS_A_TRANSACTION_MIN < measured.count);
+            ensure!(turn.peer != Peer::Ours || is_rare, "{asked} transactions during {} polls", measured.count);
+            Ok(measured)
         })
         .await
+}
+
+/// Transactions of all who use the database, so far.
+async fn transactions(bench: &Bench) -> Result<i64> {
+    let all = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+    Ok(sqlx::query_scalar(all).fetch_one(&bench.world.pool).await?)
 }
 
 /// Writes waiting tokens straight into the tables: a million joins would take longer than what is measured. The first

@@ -55,7 +55,10 @@ pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
                         [("authorization", buyer.authorization.as_str()), ("queue-token", buyer.queue_token.as_str())];
                     let body = format!("{{\"schedule_id\":{schedule},\"seat_ids\":[{}]}}", House::seat(schedule, seat));
                     let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
-                    Ok(connection.call(&request).await?.status)
+                    match connection.call(&request).await?.status {
+                        202 => Ok(202),
+                        other => Err(std::io::Error::other(format!("a hold was answered with {other}"))),
+                    }
                 };
                 let pace = Pace { rate: HOLDS_PER_SECOND, count: usize::try_from(SEATS)? / ROUNDS, patience: None };
                 open_loop(turn.address, HOLD_CALLERS, pace, &hidden, work).await

@@ -5,7 +5,7 @@ mod decide;
 mod state;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -44,7 +44,7 @@ impl Payments {
     }
 
     /// Loads all that the batch touches, and decides it. What is written back is checked to be as it was loaded; what is merely looked at is
-    /// not, so that is read, even if it is remembered.
+    /// not, so that is read afterwards, if it was remembered.
     async fn decide(
         &mut self,
         transaction: &mut PgConnection,
@@ -54,14 +54,25 @@ impl Payments {
         loop {
             let mut state = self.load(transaction, batch).await?;
             let outcomes = batch.iter().map(|logged| decide_one(&mut state, now, logged)).collect();
-            let unchecked = state.unchecked_accounts();
-            if unchecked.is_empty() {
+            if self.are_as_remembered(transaction, &state.unchecked_accounts()).await? {
                 return Ok((state, outcomes));
             }
-            for user in &unchecked {
-                self.accounts.remove(user);
-            }
         }
+    }
+
+    /// Whether the database has these accounts as they are remembered; those that are otherwise are forgotten.
+    async fn are_as_remembered(
+        &mut self,
+        transaction: &mut PgConnection,
+        remembered: &HashMap<UserId, Account>,
+    ) -> Result<bool, sqlx::Error> {
+        let users: Vec<UserId> = remembered.keys().copied().collect();
+        let read: HashMap<UserId, Account> = store::accounts(transaction, &users).await?.into_iter().collect();
+        let others: Vec<&UserId> = users.iter().filter(|user| read.get(user) != remembered.get(user)).collect();
+        for user in &others {
+            self.accounts.remove(*user);
+        }
+        Ok(others.is_empty())
     }
 
     /// Loads all that the batch touches. The first try locks nothing.

@@ -138,10 +138,10 @@ impl State {
         self.accounts.insert(user_id, loaded);
     }
 
-    /// Whose accounts are remembered and not written back, which would tell whether they are still so: nothing may rest on them.
-    pub(super) fn unchecked_accounts(&self) -> Vec<UserId> {
+    /// The accounts that are remembered and not written back, which would tell whether they are still so: nothing may rest on them.
+    pub(super) fn unchecked_accounts(&self) -> HashMap<UserId, Account> {
         let unchecked = self.accounts.values().filter(|account| account.is_remembered && !account.has_changed());
-        unchecked.map(|account| account.user_id).collect()
+        unchecked.map(|account| (account.user_id, account.after)).collect()
     }
 
     /// A reservation as the database has it.

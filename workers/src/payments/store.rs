@@ -139,19 +139,22 @@ async fn update_accounts(connection: &mut PgConnection, accounts: &[LoadedAccoun
     let users: Vec<UserId> = accounts.iter().map(|account| account.user_id).collect();
     let balances: Vec<i64> = accounts.iter().map(|account| account.after.balance).collect();
     let entries: Vec<i64> = accounts.iter().map(|account| account.after.entries).collect();
-    let before: Vec<i64> = accounts.iter().filter_map(|account| account.before).map(|before| before.entries).collect();
-    // Each change of an account is an entry, so their number tells whether it has changed. The row is found by its key first: the plan of
-    // an UPDATE that joins by the key can be one of a moment when the table was small, and reads all of it.
+    let before: Vec<Account> = accounts.iter().filter_map(|account| account.before).collect();
+    let entries_before: Vec<i64> = before.iter().map(|account| account.entries).collect();
+    let balances_before: Vec<i64> = before.iter().map(|account| account.balance).collect();
+    // Each change of an account is an entry, so their number tells whether it has changed; the balance, whether somebody has by hand. The row
+    // is found by its key first: the plan of an UPDATE that joins by the key can be one of a moment when the table was small, and reads all of it.
     let written = sqlx::query!(
         "UPDATE accounts a SET balance = n.balance, entries = n.entries
          FROM (SELECT UNNEST($1::uuid[]) AS user_id, UNNEST($2::bigint[]) AS balance, UNNEST($3::bigint[]) AS entries,
-                      UNNEST($4::bigint[]) AS entries_before) n
+                      UNNEST($4::bigint[]) AS entries_before, UNNEST($5::bigint[]) AS balance_before) n
          CROSS JOIN LATERAL (SELECT ctid AS place FROM accounts WHERE user_id = n.user_id LIMIT 1) found
-         WHERE a.ctid = found.place AND a.entries = n.entries_before",
+         WHERE a.ctid = found.place AND a.entries = n.entries_before AND a.balance = n.balance_before",
         &users as &[UserId],
         &balances,
         &entries,
-        &before
+        &entries_before,
+        &balances_before
     )
     .execute(connection)
     .await?
@@ -336,18 +339,22 @@ pub(super) struct WhoPaid {
 }
 
 /// Ends the live queue tokens of those who paid, and tells which they were; not one that was made after the payment was asked for.
-/// The one that was shown is mostly the live one, and lies beside those of others who pay now; else it is searched for by its buyer.
+/// The one that was shown is mostly the live one, and lies beside those of others who pay now; others are searched for by their buyers.
 pub(super) async fn end_tokens(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
     who_paid: Vec<WhoPaid>,
 ) -> Result<Vec<TokenEvent>, sqlx::Error> {
+    let (mut who_paid, shown): (Vec<WhoPaid>, Vec<WhoPaid>) =
+        who_paid.into_iter().partition(|who| who.token_seq.is_none());
+    find_places(connection, &mut who_paid).await?;
+    who_paid.extend(shown);
     let mut ended = end_places(connection, now, &who_paid).await?;
+    // Whoever showed one that is not the live one any more.
     let has_ended: HashSet<(ConcertId, UserId)> = ended.iter().map(|token| (token.concert_id, token.user_id)).collect();
-    let mut others = who_paid;
-    others.retain(|who| !has_ended.contains(&(who.concert_id, who.user_id)));
-    find_places(connection, &mut others).await?;
-    ended.extend(end_places(connection, now, &others).await?);
+    who_paid.retain(|who| who.token_seq.is_some() && !has_ended.contains(&(who.concert_id, who.user_id)));
+    find_places(connection, &mut who_paid).await?;
+    ended.extend(end_places(connection, now, &who_paid).await?);
     Ok(ended)
 }
 
