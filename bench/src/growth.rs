@@ -18,7 +18,7 @@ use crate::plots::{Line, Panel, Plot};
 use crate::scenarios::{Bench, Peer, Size, progress};
 
 /// What can grow. `cargo xtask bench --growth` has the same list, and gives each a system of its own.
-pub(crate) const NAMES: [&str; 5] = ["requests", "waiting", "seats", "workers", "partitions"];
+pub(crate) const NAMES: [&str; 6] = ["requests", "waiting", "seats", "sold", "workers", "partitions"];
 
 const REQUESTS: [i64; 4] = [0, 1_000_000, 5_000_000, 20_000_000];
 const REQUESTS_QUICK: [i64; 2] = [0, 1_000_000];
@@ -72,6 +72,11 @@ pub(crate) async fn measure(bench: &Bench, name: &str) -> Result<Vec<Point>> {
         "seats" => {
             for seats in if bench.size == Size::Full { &SEATS[..] } else { &SEATS_QUICK[..] } {
                 points.push(told(name, bench.best_available_of(*seats).await?.point(float(*seats))));
+            }
+        }
+        "sold" => {
+            for (quarter, row) in bench.best_available_by_quarters().await?.iter().enumerate() {
+                points.push(told(name, row.point(25.0 * float(quarter))));
             }
         }
         "workers" => {
@@ -192,6 +197,7 @@ pub(crate) fn plot(growths: &Growths, folder: &Path) -> Result<()> {
             "requests" => ("Holds of one schedule, by the outcomes that are stored", "rows in requests"),
             "waiting" => ("Polls, by how many wait", "waiting tokens"),
             "seats" => ("Best available, four together, by the seats of the house", "seats"),
+            "sold" => ("Best available, four together, until 200,000 seats are sold", "percent sold before"),
             "workers" => ("Holds of 48 schedules, by workers", "workers of each kind"),
             _ => ("Holds of 48 schedules, by partitions", "partitions of each topic"),
         };

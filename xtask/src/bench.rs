@@ -29,10 +29,11 @@ const LIMITS: [(&str, &str); 6] = [
 const BROKER: (&str, &str) = (kafka::KAFKA_OPTS, "-XX:TieredStopAtLevel=4");
 
 /// What can grow, and the systems on which it is measured: one after the other, for what one leaves behind would weigh on the next.
-const GROWTHS: [Growth; 5] = [
+const GROWTHS: [Growth; 6] = [
     ("requests", &[Size::USUAL]),
     ("waiting", &[Size::USUAL]),
     ("seats", &[Size::USUAL]),
+    ("sold", &[Size::USUAL]),
     ("workers", &[Size::workers(1), Size::workers(2), Size::workers(4)]),
     ("partitions", &[Size::partitions(1), Size::partitions(6), Size::partitions(24), Size::partitions(96)]),
 ];

@@ -151,11 +151,33 @@ pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
         .in_turn("best-available", &[Peer::Ours, Peer::Sync], async |turn, progress| {
             let schedule = house.schedules[turn.number];
             let count = turn.peer.part_of(count);
-            let body = |_| format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}");
+            let body = |_| best_four(schedule);
             let holds = Holds { buyers: buyers.clone(), body };
             waiting(turn, CALLERS, count, progress, &holds).await?.expect(&[201])
         })
         .await
+}
+
+/// Four together until the largest house is full, measured quarter by quarter.
+pub(super) async fn best_available_by_quarters(bench: &Bench) -> Result<Vec<Row>> {
+    // A row of 50 has room for twelve times four.
+    let each = bench.scaled(SEATS_MAX / 50 * 12 / 4);
+    let house = bench.world.house(ROUNDS, rows_of_seats((4 * each).div_ceil(12) * 50), open_queue()).await?;
+    // Each holds once in each quarter: 16 seats.
+    let buyers = bench.world.insiders(&house, each).await?;
+    let mut quarters = Vec::new();
+    for _ in 0..4 {
+        let quarter = bench.in_turn("best-available-quarter", &[Peer::Ours], async |turn, progress| {
+            let body = |_| best_four(house.schedules[turn.number]);
+            waiting(turn, CALLERS, each, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+        });
+        quarters.push(quarter.await?);
+    }
+    Ok(quarters)
+}
+
+fn best_four(schedule: i64) -> String {
+    format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}")
 }
 
 /// Four together in houses of so many seats, of which no more than half are taken. A large house is several schedules, which take turns;
@@ -172,7 +194,7 @@ pub(super) async fn best_available_of(bench: &Bench, seats: usize) -> Result<Row
             let body = |i: usize| {
                 let i = turn.number * count + i;
                 let schedule = all.schedules[i / holds_each * schedules + i % schedules];
-                format!("{{\"schedule_id\":{schedule},\"best_available\":{{\"count\":4}}}}")
+                best_four(schedule)
             };
             waiting(turn, CALLERS, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })

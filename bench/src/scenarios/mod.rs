@@ -167,6 +167,11 @@ impl Bench {
         holds::best_available_of(self, seats).await
     }
 
+    /// Holds of the best four until the house is full, by its quarters.
+    pub(crate) async fn best_available_by_quarters(&self) -> Result<Vec<Row>> {
+        holds::best_available_by_quarters(self).await
+    }
+
     /// `full`, or a part of it when there is less time.
     fn scaled(&self, full: usize) -> usize {
         match self.size {
