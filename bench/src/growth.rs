@@ -197,7 +197,7 @@ pub(crate) fn plot(growths: &Growths, folder: &Path) -> Result<()> {
             "requests" => ("Holds of one schedule, by the outcomes that are stored", "rows in requests"),
             "waiting" => ("Polls, by how many wait", "waiting tokens"),
             "seats" => ("Best available, four together, by the seats of the house", "seats"),
-            "sold" => ("Best available, four together, until 200,000 seats are sold", "percent sold before"),
+            "sold" => ("Best available, four together, by what is sold of the house", "percent sold before"),
             "workers" => ("Holds of 48 schedules, by workers", "workers of each kind"),
             _ => ("Holds of 48 schedules, by partitions", "partitions of each topic"),
         };
