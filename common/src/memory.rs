@@ -1,6 +1,7 @@
 //! The allocator of every binary, and how much it takes.
 
-/// Records and answers are made on one thread and dropped on another, which the system's allocator is slow at.
+/// Records and answers are made on one thread and dropped on another, which the system's allocator is slow at. librdkafka and what else is
+/// written in C have it, too (the crate's feature `unprefixed_malloc_on_supported_platforms`).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
