@@ -16,8 +16,6 @@ use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
 /// The broker is warm before; these open and fill what all other parts need.
 const WARM_UP_HOLDS: usize = 64_000;
-/// One schedule is nearly as fast with so many callers as with a third more, and each of those waits longer and takes memory.
-pub(super) const HOT_CALLERS: usize = 768;
 /// Holds of one buyer in one schedule; the concert allows 20.
 pub(super) const HOLDS_EACH: usize = 4;
 const CONTENDED_SEATS: i64 = 20;
@@ -70,15 +68,14 @@ pub(super) fn rows_of_seats(count: usize) -> i64 {
     (index(count) + 49) / 50 * 50
 }
 
-/// Holds by so many callers at once, each of whom waits for the outcome.
+/// Holds by all callers at once, each of whom waits for the outcome.
 pub(super) async fn waiting<B: Fn(usize) -> String>(
     turn: Turn,
-    callers: usize,
     count: usize,
     progress: &ProgressBar,
     holds: &Holds<B>,
 ) -> Result<Measured> {
-    at_once(turn.address, callers, count, progress, async |connection, i| holds.hold_waiting(connection, i).await).await
+    at_once(turn.address, CALLERS, count, progress, async |connection, i| holds.hold_waiting(connection, i).await).await
 }
 
 /// Holds that nobody measures.
@@ -88,7 +85,7 @@ pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
     let turn = Turn { peer: Peer::Ours, address: bench.world.api, number: 0 };
     let holds = Holds { buyers, body: |i| seat_body(house.schedules[0], index(i)) };
-    waiting(turn, HOT_CALLERS, count, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
+    waiting(turn, count, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
 }
 
 /// Distinct seats of one schedule, all callers at once.
@@ -101,7 +98,7 @@ pub(super) async fn hot(bench: &Bench) -> Result<Row> {
             let schedule = house.schedules[turn.number];
             let count = turn.peer.part_of(count);
             let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
-            waiting(turn, HOT_CALLERS, count, progress, &holds).await?.expect(&[201])
+            waiting(turn, count, progress, &holds).await?.expect(&[201])
         })
         .await
 }
@@ -116,7 +113,7 @@ pub(super) async fn spread(bench: &Bench) -> Result<Row> {
         .in_turn("holds-spread", &[Peer::Ours], async |turn, progress| {
             let schedules = &house.schedules[turn.number * SPREAD_SCHEDULES..][..SPREAD_SCHEDULES];
             let body = |i: usize| seat_body(schedules[i % SPREAD_SCHEDULES], index(i / SPREAD_SCHEDULES));
-            waiting(turn, CALLERS, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
@@ -132,7 +129,7 @@ pub(super) async fn contended(bench: &Bench) -> Result<Row> {
             let count = turn.peer.part_of(count);
             let body = |i: usize| seat_body(schedule, index(i) % CONTENDED_SEATS);
             let holds = Holds { buyers: buyers.clone(), body };
-            let measured = waiting(turn, CALLERS, count, progress, &holds).await?.expect(&[201, 409])?;
+            let measured = waiting(turn, count, progress, &holds).await?.expect(&[201, 409])?;
             let sold = measured.with_status(201);
             ensure!(sold == CONTENDED_SEATS.cast_unsigned(), "{sold} of {CONTENDED_SEATS} seats were sold");
             Ok(measured)
@@ -153,7 +150,7 @@ pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
             let count = turn.peer.part_of(count);
             let body = |_| best_four(schedule);
             let holds = Holds { buyers: buyers.clone(), body };
-            waiting(turn, CALLERS, count, progress, &holds).await?.expect(&[201])
+            waiting(turn, count, progress, &holds).await?.expect(&[201])
         })
         .await
 }
@@ -169,7 +166,7 @@ pub(super) async fn best_available_by_quarters(bench: &Bench) -> Result<Vec<Row>
     for _ in 0..4 {
         let quarter = bench.in_turn("best-available-quarter", &[Peer::Ours], async |turn, progress| {
             let body = |_| best_four(house.schedules[turn.number]);
-            waiting(turn, CALLERS, each, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, each, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         });
         quarters.push(quarter.await?);
     }
@@ -196,7 +193,7 @@ pub(super) async fn best_available_of(bench: &Bench, seats: usize) -> Result<Row
                 let schedule = all.schedules[i / holds_each * schedules + i % schedules];
                 best_four(schedule)
             };
-            waiting(turn, CALLERS, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }

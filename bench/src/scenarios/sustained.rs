@@ -158,7 +158,7 @@ impl Climb {
         let turn = Turn { peer: self.peer, address: bench.turn_of(self.peer)?, number: 0 };
         let holds = Holds { buyers: buyers.to_vec(), body: |i| seat_body(schedule, index(i)) };
         let progress = progress(NAME, self.peer);
-        waiting(turn, CALLERS, WARM_UP_HOLDS, &progress, &holds).await?.expect(&[201]).map(drop)?;
+        waiting(turn, WARM_UP_HOLDS, &progress, &holds).await?.expect(&[201]).map(drop)?;
         let before: Cpu = bench.processes.cpu();
         let work =
             async |connection: &mut Connection, i: usize| holds.hold_waiting(connection, WARM_UP_HOLDS + i).await;
