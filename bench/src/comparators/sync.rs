@@ -52,6 +52,9 @@ use self::brief::Brief;
 use self::call::Failure;
 use self::queue::Inside;
 
+/// What `pg_stat_activity` calls its sessions.
+pub(crate) const SESSIONS: &str = "bench-sync";
+
 /// What buyers ask for the most.
 const STATEMENTS: [&str; 8] =
     [holds::READ, holds::TAKE, money::LOCK, money::PAY, money::CHARGE, queue::LOCK, queue::JOIN, guard::STANDING];
@@ -143,7 +146,7 @@ fn router(app: Arc<App>) -> Router {
 
 impl App {
     fn new(settings: SyncSettings) -> anyhow::Result<Self> {
-        let pool = database::worker_pool(&settings.database, "bench-sync", settings.sync_pool_connections)?;
+        let pool = database::worker_pool(&settings.database, SESSIONS, settings.sync_pool_connections)?;
         // Arrays of one or two seats look cheaper than the planner's guess of ten, so that it would plan again for each request.
         let options = pool.connect_options().as_ref().clone().options([("plan_cache_mode", "force_generic_plan")]);
         pool.set_connect_options(options);
