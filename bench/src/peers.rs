@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -21,18 +21,25 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Ends the one whose turn it was, and starts this one; where it listens. None: there is none of that name.
+    /// Ends the one whose turn it was.
+    pub(crate) fn end(&self) {
+        *self.running() = None;
+    }
+
+    /// Starts this one; where it listens. None: there is none of that name.
     ///
     /// # Errors
     /// It does not start.
-    pub(crate) fn turn_of(&self, name: &str) -> Result<Option<SocketAddr>> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        *running = None;
+    pub(crate) fn start(&self, name: &str) -> Result<Option<SocketAddr>> {
         let Some((name, listen)) = SERVERS.iter().find(|(server, _)| *server == name) else { return Ok(None) };
         let peer = Peer::start(name, listen)?;
         let address = peer.address;
-        *running = Some(peer);
+        *self.running() = Some(peer);
         Ok(Some(address))
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Peer>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

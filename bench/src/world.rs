@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{TimeDelta, Utc};
@@ -20,6 +21,8 @@ use crate::load::at_once;
 /// Seats that one schedule can have.
 pub(crate) const SEATS_MAX: usize = 200_000;
 const CALLERS: usize = 128;
+const SESSIONS_END_WITHIN: Duration = Duration::from_secs(10);
+const SESSIONS_LOOK: Duration = Duration::from_millis(20);
 const ACCESS_TOKEN_SECONDS: i64 = 86_400;
 const SEATS_PER_ROW: i64 = 50;
 const ROWS_PER_SECTION: i64 = 20;
@@ -127,6 +130,20 @@ impl World {
             sqlx::query("SELECT pg_switch_wal()").execute(&self.pool).await?;
         }
         sqlx::query("CHECKPOINT").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Waits until no session of this name is left in the database: one that was left ends only when the server notices.
+    pub(crate) async fn sessions_end(&self, name: &str) -> Result<()> {
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1";
+        let begun = Instant::now();
+        while sqlx::query_scalar::<_, i64>(sessions).bind(name).fetch_one(&self.pool).await? > 0 {
+            ensure!(
+                begun.elapsed() < SESSIONS_END_WITHIN,
+                "sessions of {name} stay; what holds them? See pg_stat_activity"
+            );
+            tokio::time::sleep(SESSIONS_LOOK).await;
+        }
         Ok(())
     }
 

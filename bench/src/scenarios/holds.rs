@@ -23,6 +23,8 @@ const SPREAD_SCHEDULES: usize = 48;
 /// A caller who polls has so many requests under way, and asks for each again after this time.
 const POLLED_EACH: usize = 4;
 const POLL_EVERY: Duration = Duration::from_millis(250);
+/// Holds of one schedule, in turn with others that are to be as fast.
+const HOT: Peer = Peer::OursWith("hot");
 
 /// Holds to be made: the `i`-th one's buyer and body.
 pub(super) struct Holds<B> {
@@ -83,7 +85,7 @@ pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let count = if bench.size == Size::Smoke { CALLERS } else { WARM_UP_HOLDS };
     let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
-    let turn = Turn { peer: Peer::Ours, address: bench.world.api, number: 0 };
+    let turn = Turn::first(Peer::Ours, bench.world.api);
     let holds = Holds { buyers, body: |i| seat_body(house.schedules[0], index(i)) };
     waiting(turn, count, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
 }
@@ -107,24 +109,42 @@ pub(super) async fn hot(bench: &Bench) -> Result<Row> {
 pub(super) async fn spread(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(160_000) / SPREAD_SCHEDULES * SPREAD_SCHEDULES;
     let each = count / SPREAD_SCHEDULES;
-    let house = bench.world.house(SPREAD_SCHEDULES * ROUNDS, rows_of_seats(each), open_queue()).await?;
+    let mut house = bench.world.house(SPREAD_SCHEDULES * ROUNDS, rows_of_seats(each), open_queue()).await?;
+    let hot = hot_schedules(bench, &mut house, count).await?;
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
     bench
-        .in_turn("holds-spread", &[Peer::Ours], async |turn, progress| {
-            let schedules = &house.schedules[turn.number * SPREAD_SCHEDULES..][..SPREAD_SCHEDULES];
-            let body = |i: usize| seat_body(schedules[i % SPREAD_SCHEDULES], index(i / SPREAD_SCHEDULES));
+        .in_turn("holds-spread", &[Peer::Ours, HOT], async |turn, progress| {
+            let schedules = match turn.peer {
+                HOT => &hot[turn.round..][..1],
+                _ => &house.schedules[turn.round * SPREAD_SCHEDULES..][..SPREAD_SCHEDULES],
+            };
+            let body = |i: usize| seat_body(schedules[i % schedules.len()], index(i / schedules.len()));
             waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
 
+/// A schedule of `count` seats for each round of [`HOT`].
+async fn hot_schedules(bench: &Bench, house: &mut House, count: usize) -> Result<Vec<i64>> {
+    let mut schedules = Vec::new();
+    for _ in 0..ROUNDS {
+        schedules.push(bench.world.add_schedule(house, rows_of_seats(count)).await?);
+    }
+    Ok(schedules)
+}
+
 /// Everybody for the same few seats.
 pub(super) async fn contended(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(120_000);
-    let house = bench.world.house(2 * ROUNDS, 50, open_queue()).await?;
+    let mut house = bench.world.house(3 * ROUNDS, 50, open_queue()).await?;
+    let hot = hot_schedules(bench, &mut house, count).await?;
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
     bench
-        .in_turn("holds-contended", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+        .in_turn("holds-contended", &[Peer::Ours, Peer::Sync, HOT], async |turn, progress| {
+            if turn.peer == HOT {
+                let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(hot[turn.round], index(i)) };
+                return waiting(turn, count, progress, &holds).await?.expect(&[201]);
+            }
             let schedule = house.schedules[turn.number];
             let count = turn.peer.part_of(count);
             let body = |i: usize| seat_body(schedule, index(i) % CONTENDED_SEATS);

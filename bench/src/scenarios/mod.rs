@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use common::config::Secret;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::comparators::sync::SESSIONS;
 use crate::load::Measured;
 use crate::peers::Peers;
 use crate::processes::{Cpu, Processes, us_each};
@@ -90,14 +91,21 @@ pub(crate) enum Size {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Ours,
+    /// Ours, too, with the work of another scenario, to which this one is compared.
+    OursWith(&'static str),
     Sync,
     Bare,
 }
 
 impl Peer {
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::OursWith(_))
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
+            Self::OursWith(work) => work,
             Self::Sync => "sync",
             Self::Bare => "bare",
         }
@@ -107,7 +115,7 @@ impl Peer {
     fn part_of(self, count: usize) -> usize {
         match self {
             Self::Sync => (count / SYNC_PART).max(SYNC_REQUESTS_MIN.min(count)),
-            Self::Ours | Self::Bare => count,
+            Self::Ours | Self::OursWith(_) | Self::Bare => count,
         }
     }
 }
@@ -120,6 +128,14 @@ pub(crate) struct Turn {
     pub(crate) address: SocketAddr,
     /// How many turns came before, over all peers.
     pub(crate) number: usize,
+    /// How many of its own.
+    pub(crate) round: usize,
+}
+
+impl Turn {
+    fn first(peer: Peer, address: SocketAddr) -> Self {
+        Self { peer, address, number: 0, round: 0 }
+    }
 }
 
 impl Bench {
@@ -145,10 +161,8 @@ impl Bench {
             "payments" => payments::payments(self).await,
             "charges" => payments::charges(self).await,
             "joins" => queues::joins(self).await,
-            "polls-1k" => queues::polls(self, "polls-1k", 1_000).await,
-            "polls-1m" => {
-                queues::polls(self, "polls-1m", if self.size == Size::Smoke { 20_000 } else { 1_000_000 }).await
-            }
+            "polls-1k" => queues::polls_1k(self).await,
+            "polls-1m" => queues::polls_1m(self).await,
             "purchases" => purchases::purchases(self).await,
             "seatmap" => seat_map::seat_map(self).await,
             "apply" => apply::apply(self).await,
@@ -159,7 +173,7 @@ impl Bench {
 
     /// Polls while `waiting` wait.
     pub(crate) async fn polls(&self, waiting: usize) -> Result<Row> {
-        queues::polls(self, "polls", waiting).await
+        queues::polls(self, "polls", waiting, &[Peer::Ours]).await
     }
 
     /// Holds of the best four in houses of `seats` seats.
@@ -181,9 +195,12 @@ impl Bench {
         }
     }
 
-    /// Lets this one run, and no other; where it is.
-    fn turn_of(&self, peer: Peer) -> Result<SocketAddr> {
-        Ok(self.peers.turn_of(peer.name())?.unwrap_or(self.world.api))
+    /// Lets this one run, and no other; where it is. The sessions of a `sync` that was ended take time, and tell of their transactions, when
+    /// they end: that is before anybody's turn.
+    async fn turn_of(&self, peer: Peer) -> Result<SocketAddr> {
+        self.peers.end();
+        self.world.sessions_end(SESSIONS).await?;
+        Ok(self.peers.start(peer.name())?.unwrap_or(self.world.api))
     }
 
     /// Lets the peers take turns, ours first: A B A B.
@@ -210,10 +227,10 @@ impl Bench {
         let peers = if self.alone { &[Peer::Ours] } else { peers };
         let turns = (0..ROUNDS).flat_map(|_| peers.iter().copied()).enumerate();
         for (number, peer) in turns {
-            self.turn_of(Peer::Ours)?;
+            self.turn_of(Peer::Ours).await?;
             let prepared = prepare(peer, number).await?;
             let progress = progress(name, peer);
-            let turn_now = Turn { peer, address: self.turn_of(peer)?, number };
+            let turn_now = Turn { peer, address: self.turn_of(peer).await?, number, round: number / peers.len() };
             let before = self.processes.cpu();
             let measured = turn(turn_now, prepared, &progress).await?;
             progress.finish_and_clear();
@@ -226,7 +243,7 @@ impl Bench {
             }
             figures.entry(peer.name()).or_default().add(&measured)?;
         }
-        self.turn_of(Peer::Ours)?;
+        self.turn_of(Peer::Ours).await?;
         Ok(Row::new(name, figures, us_each(&Cpu::new(), &cpu, count), self.processes.memory_mb()))
     }
 }

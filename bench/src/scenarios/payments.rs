@@ -39,7 +39,7 @@ pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let count = if bench.size == Size::Smoke { CALLERS } else { WARM_UP_PAYMENTS };
     let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
     let (buyers, holds) = buyers_who_hold(bench, &house, count, house.schedules[0]).await?;
-    let turn = Turn { peer: Peer::Ours, address: bench.world.api, number: 0 };
+    let turn = Turn::first(Peer::Ours, bench.world.api);
     pay_each(turn, &buyers, &holds, &progress("warming up", Peer::Ours)).await.map(drop)
 }
 

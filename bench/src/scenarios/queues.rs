@@ -1,7 +1,5 @@
 //! The queue: a storm of joins, and polls of those who wait.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
 use chrono::{DateTime, Utc};
 use common::ids::{ConcertId, TokenId};
@@ -9,8 +7,7 @@ use common::keys::QueueClaims;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Bench, CALLERS, Peer, ROUNDS};
-use crate::comparators::sync::SESSIONS;
+use super::{Bench, CALLERS, Peer, ROUNDS, Size};
 use crate::http::Request;
 use crate::load::at_once;
 use crate::report::Row;
@@ -19,11 +16,11 @@ use crate::world::Buyer;
 const POLLING: usize = 128;
 /// A poll asks the database for nothing; workers look around meanwhile.
 const POLLS_A_TRANSACTION_MIN: u64 = 10;
-/// A server notices between two statements that its client has gone.
-const SESSIONS_END_WITHIN: Duration = Duration::from_secs(10);
-const SESSIONS_LOOK: Duration = Duration::from_millis(20);
 /// Tokens that are polled, of all that wait.
 const POLLED_TOKENS: usize = 20_000;
+const SHORT_LINE: usize = 1_000;
+/// The short line's turns beside a long one's.
+const WITH_SHORT_LINE: Peer = Peer::OursWith("1k");
 
 /// Everybody joins one concert; each has a position.
 pub(super) async fn joins(bench: &Bench) -> Result<Row> {
@@ -48,25 +45,34 @@ pub(super) async fn joins(bench: &Bench) -> Result<Row> {
         .await
 }
 
+/// Polls of the tokens of a short line.
+pub(super) async fn polls_1k(bench: &Bench) -> Result<Row> {
+    polls(bench, "polls-1k", SHORT_LINE, &[Peer::Ours, Peer::Bare, Peer::Sync]).await
+}
+
+/// Polls of the tokens of a long line, in turn with a short one's.
+pub(super) async fn polls_1m(bench: &Bench) -> Result<Row> {
+    let waiting = if bench.size == Size::Smoke { POLLED_TOKENS } else { 1_000_000 };
+    polls(bench, "polls-1m", waiting, &[Peer::Ours, WITH_SHORT_LINE, Peer::Bare]).await
+}
+
 /// Polls of waiting tokens, while `waiting` wait.
-pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize) -> Result<Row> {
+pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize, peers: &[Peer]) -> Result<Row> {
     let count = bench.scaled(800_000);
-    let closed = json!({"rate_per_minute": 1, "burst": 1, "max_active": 0, "state": "PAUSED"});
-    let house = bench.world.house(0, 50, json!({"max_active": 0})).await?;
-    bench.world.configure(house.concert_id, &closed).await?;
-    let tokens = waiting_tokens(bench, house.concert_id, waiting).await?;
+    let long = line(bench, waiting).await?;
+    let short = if peers.contains(&WITH_SHORT_LINE) { line(bench, SHORT_LINE).await? } else { Vec::new() };
     bench
-        .in_turn(name, &[Peer::Ours, Peer::Bare, Peer::Sync], async |turn, progress| {
+        .in_turn(name, peers, async |turn, progress| {
+            let tokens = if turn.peer == WITH_SHORT_LINE { &short } else { &long };
             let count = turn.peer.part_of(count);
             let measured = at_once(turn.address, POLLING, count, progress, async |connection, i| {
                 let headers = [("queue-token", tokens[i % tokens.len()].queue_token.as_str())];
                 let request = Request { method: "GET", path: "/v1/queue-token", headers: &headers, body: "" };
                 Ok(connection.call(&request).await?.status)
             });
-            if turn.peer != Peer::Ours {
+            if !turn.peer.is_ours() {
                 return measured.await?.expect(&[200]);
             }
-            no_session_of_sync(bench).await?;
             let before = transactions(bench).await?;
             let measured = measured.await?.expect(&[200])?;
             let asked = transactions(bench).await? - before;
@@ -77,15 +83,12 @@ pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize) -> 
         .await
 }
 
-/// Waits until the sessions of a `sync` that was ended have ended, too: only then is each of their transactions counted.
-async fn no_session_of_sync(bench: &Bench) -> Result<()> {
-    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1";
-    let begun = Instant::now();
-    while sqlx::query_scalar::<_, i64>(sessions).bind(SESSIONS).fetch_one(&bench.world.pool).await? > 0 {
-        ensure!(begun.elapsed() < SESSIONS_END_WITHIN, "sessions of sync stay; what holds them? See pg_stat_activity");
-        tokio::time::sleep(SESSIONS_LOOK).await;
-    }
-    Ok(())
+/// The tokens of a concert that nobody is admitted to.
+async fn line(bench: &Bench, waiting: usize) -> Result<Vec<Buyer>> {
+    let closed = json!({"rate_per_minute": 1, "burst": 1, "max_active": 0, "state": "PAUSED"});
+    let house = bench.world.house(0, 50, json!({"max_active": 0})).await?;
+    bench.world.configure(house.concert_id, &closed).await?;
+    waiting_tokens(bench, house.concert_id, waiting).await
 }
 
 /// Transactions of all who use the database, so far.

@@ -1,14 +1,15 @@
 //! The seats of a large house, read by many while holds go on: compressed, or 304 for those who have the newest.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 
 use super::{Bench, Peer, ROUNDS};
 use crate::http::Request;
-use crate::load::{Pace, at_once, open_loop};
+use crate::load::{Measured, Pace, at_once, open_loop};
 use crate::report::Row;
 use crate::world::{House, open_queue};
 
@@ -16,6 +17,8 @@ const SEATS: i64 = 50_000;
 const READERS: usize = 128;
 const HOLDS_PER_SECOND: f64 = 200.0;
 const HOLD_CALLERS: usize = 16;
+/// So often a second the database is read at most, however many look.
+const READINGS_PER_SECOND: u128 = 5;
 
 /// Reads of the whole map; every second reader has the newest one already.
 pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
@@ -27,7 +30,7 @@ pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
     let next_seat = std::cell::Cell::new(0);
     bench
         .in_turn("seatmap", &[Peer::Ours], async |turn, progress| {
-            let newest = RefCell::new(String::new());
+            let (newest, maps) = (RefCell::new(String::new()), RefCell::new(HashSet::new()));
             let reads = at_once(turn.address, READERS, count, progress, async |connection, i| {
                 let buyer = &buyers[i % buyers.len()];
                 let etag = newest.borrow().clone();
@@ -43,6 +46,9 @@ pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
                     connection.call(&Request { method: "GET", path: &path, headers: &headers, body: "" }).await?;
                 if let Some(etag) = answer.etag {
                     etag.clone_into(&mut newest.borrow_mut());
+                    if !maps.borrow().contains(etag) {
+                        maps.borrow_mut().insert(etag.to_owned());
+                    }
                 }
                 Ok(answer.status)
             });
@@ -65,11 +71,20 @@ pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
             };
             // The holds go on as long as somebody reads.
             tokio::select! {
-                read = reads => read?.expect(&[200, 304]),
+                read = reads => few_readings(read?.expect(&[200, 304])?, maps.borrow().len()),
                 held = async { held_forever(holds.await).await } => Err(held),
             }
         })
         .await
+}
+
+/// Seats change hands all the time: each reading of the database is another map.
+fn few_readings(reads: Measured, maps: usize) -> Result<Measured> {
+    let elapsed = reads.elapsed;
+    // One more at the beginning, and the one that was there before.
+    let most = READINGS_PER_SECOND * elapsed.as_millis() / 1_000 + 2;
+    ensure!(maps as u128 <= most, "{maps} maps were read within {elapsed:?}, {READINGS_PER_SECOND} a second at most");
+    Ok(reads)
 }
 
 async fn held_forever(held: Result<crate::load::Measured>) -> anyhow::Error {

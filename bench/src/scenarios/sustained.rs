@@ -99,7 +99,7 @@ pub(super) async fn sustained(bench: &Bench) -> Result<Row> {
             }
         }
     }
-    bench.turn_of(Peer::Ours)?;
+    bench.turn_of(Peer::Ours).await?;
     let (mut figures, mut cpu) = (BTreeMap::new(), BTreeMap::new());
     for Climb { peer, search, steps, best } in climbs {
         // On a machine that is busy otherwise it may be none; then the rate is 0, and what is measured is still answered as it should be.
@@ -155,7 +155,7 @@ impl Climb {
     ) -> Result<(Measured, BTreeMap<String, f64>)> {
         let schedule = bench.world.add_schedule(house, rows_of_seats(WARM_UP_HOLDS + pace.count)).await?;
         bench.world.analyze().await?;
-        let turn = Turn { peer: self.peer, address: bench.turn_of(self.peer)?, number: 0 };
+        let turn = Turn::first(self.peer, bench.turn_of(self.peer).await?);
         let holds = Holds { buyers: buyers.to_vec(), body: |i| seat_body(schedule, index(i)) };
         let progress = progress(NAME, self.peer);
         waiting(turn, WARM_UP_HOLDS, &progress, &holds).await?.expect(&[201]).map(drop)?;
