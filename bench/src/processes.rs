@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The load generator's own name.
+/// The load generator's own name,
 const LOAD: &str = "load";
+/// and that of the comparator, which it has started.
+const PEER: &str = "peer";
 const POSTGRES: &str = "postgres";
 
 /// Looks at all processes, at most, until two in a row show the same ones.
@@ -48,10 +50,16 @@ impl Processes {
         pids.chain([(LOAD.to_owned(), std::process::id())]).collect()
     }
 
-    /// CPU seconds that each process has used so far, its children included.
+    /// CPU seconds that each process has used so far, its children included; of a comparator that runs, by itself.
     pub(crate) fn cpu(&self) -> Cpu {
         let all = stats();
-        self.all().into_iter().map(|(name, pid)| (name, cpu_seconds(&all, pid))).collect()
+        let mut cpu: Cpu = self.all().into_iter().map(|(name, pid)| (name, cpu_seconds(&all, pid))).collect();
+        let peer = children_seconds(&all, std::process::id());
+        cpu.entry(LOAD.to_owned()).and_modify(|load| *load -= peer);
+        if peer > 0.0 {
+            cpu.insert(PEER.to_owned(), peer);
+        }
+        cpu
     }
 
     /// The largest resident memory that each process has had, in MB. Of Postgres, whose children share theirs, what all of them have now.
@@ -64,12 +72,10 @@ impl Processes {
     }
 }
 
-/// What was used between two readings, in microseconds for each of `count`.
-pub(crate) fn us_each(before: &Cpu, after: &Cpu, count: u64) -> BTreeMap<String, f64> {
-    #[expect(clippy::cast_precision_loss, reason = "a mean")]
-    let count = count.max(1) as f64;
-    let used = after.iter().map(|(name, now)| (name, now - before.get(name).copied().unwrap_or_default()));
-    used.map(|(name, seconds)| (name.clone(), seconds * 1e6 / count)).collect()
+/// What was used between two readings.
+pub(crate) fn used(before: &Cpu, after: &Cpu) -> Cpu {
+    let then = |name| before.get(name).copied().unwrap_or_default();
+    after.iter().map(|(name, now)| (name.clone(), now - then(name))).collect()
 }
 
 struct Stat {
@@ -112,10 +118,13 @@ fn stat(line: &str) -> Option<Stat> {
 
 fn cpu_seconds(all: &BTreeMap<u32, Stat>, pid: u32) -> f64 {
     let own = all.get(&pid).map_or(0, |stat| stat.ticks);
-    let children = all.iter().filter(|(_, stat)| stat.parent == pid).map(|(child, _)| cpu_seconds(all, *child));
     #[expect(clippy::cast_precision_loss, reason = "ticks of some hours")]
     let own = own as f64 / rustix::param::clock_ticks_per_second() as f64;
-    own + children.sum::<f64>()
+    own + children_seconds(all, pid)
+}
+
+fn children_seconds(all: &BTreeMap<u32, Stat>, pid: u32) -> f64 {
+    all.iter().filter(|(_, stat)| stat.parent == pid).map(|(child, _)| cpu_seconds(all, *child)).sum()
 }
 
 fn peak_mb(pid: u32) -> Option<f64> {
@@ -162,6 +171,6 @@ mod tests {
     #[test]
     fn what_was_used_is_a_difference() {
         let cpu = |seconds| Cpu::from([("api".to_owned(), seconds)]);
-        assert!((us_each(&cpu(1.0), &cpu(1.5), 1_000)["api"] - 500.0).abs() < 1e-6);
+        assert!((used(&cpu(1.0), &cpu(1.5))["api"] - 0.5).abs() < 1e-6);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use crate::growth::Point;
 use crate::load::Measured;
 use crate::plots::{Line, Panel, Plot};
+use crate::processes::Cpu;
 
 /// One rate at which requests came, and what became of them.
 #[derive(Debug, Clone, Copy)]
@@ -73,35 +75,46 @@ pub(crate) struct Figures {
     seconds: f64,
     late: u64,
     dropped: u64,
-    /// Of the peers that are measured otherwise than by requests.
-    fixed_rate: Option<f64>,
-    /// Of the peers whose rate was raised step by step.
+    /// Seconds, by process.
+    cpu: Cpu,
+    /// Of the peers whose rate was raised step by step: the highest that was sustained, and the steps.
+    sustained: Option<f64>,
     steps: Vec<Step>,
 }
 
 impl Default for Figures {
     fn default() -> Self {
         let latency = Histogram::new(3).expect("three digits");
-        Self { latency, count: 0, seconds: 0.0, late: 0, dropped: 0, fixed_rate: None, steps: Vec::new() }
+        let (cpu, steps) = (Cpu::new(), Vec::new());
+        Self { latency, count: 0, seconds: 0.0, late: 0, dropped: 0, cpu, sustained: None, steps }
     }
 }
 
 impl Figures {
-    /// Only a rate.
-    pub(crate) fn of_rate(rate: f64) -> Self {
-        Self { fixed_rate: Some(rate), ..Self::default() }
-    }
-
     /// The highest rate that was sustained, and all steps on the way; what was measured at that rate is still to be added.
     pub(crate) fn of_steps(rate: f64, steps: Vec<Step>) -> Self {
-        Self { fixed_rate: Some(rate), steps, ..Self::default() }
+        Self { sustained: Some(rate), steps, ..Self::default() }
+    }
+
+    /// Adds work that nobody waited for: so many requests took that long.
+    pub(crate) fn add_work(&mut self, count: u64, took: Duration, cpu: &Cpu) {
+        self.count += count;
+        self.seconds += took.as_secs_f64();
+        for (name, seconds) in cpu {
+            *self.cpu.entry(name.clone()).or_default() += seconds;
+        }
+    }
+
+    /// The same, at so many a second.
+    pub(crate) fn add_rate(&mut self, count: u64, rate: f64) {
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        self.add_work(count, Duration::from_secs_f64(count as f64 / rate), &Cpu::new());
     }
 
     /// Adds a turn.
-    pub(crate) fn add(&mut self, measured: &Measured) -> Result<()> {
+    pub(crate) fn add(&mut self, measured: &Measured, cpu: &Cpu) -> Result<()> {
         self.latency.add(&measured.latency)?;
-        self.count += measured.count;
-        self.seconds += measured.elapsed.as_secs_f64();
+        self.add_work(measured.count, measured.elapsed, cpu);
         self.late += measured.late;
         self.dropped += measured.dropped;
         Ok(())
@@ -109,7 +122,14 @@ impl Figures {
 
     fn rate(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        self.fixed_rate.unwrap_or(self.count as f64 / self.seconds.max(1e-9))
+        self.sustained.unwrap_or(self.count as f64 / self.seconds.max(1e-9))
+    }
+
+    /// In microseconds, of one request, by process.
+    fn cpu_us(&self) -> BTreeMap<String, f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a mean")]
+        let count = self.count.max(1) as f64;
+        self.cpu.iter().map(|(name, seconds)| (name.clone(), rounded(seconds * 1e6 / count))).collect()
     }
 
     /// In microseconds; None: nobody waited for an answer.
@@ -122,7 +142,7 @@ impl Figures {
         let mut value = json!({
             "rate_per_s": self.rate().round(),
             "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0),
-            "late": self.late, "dropped": self.dropped,
+            "late": self.late, "dropped": self.dropped, "cpu_us_per_request": self.cpu_us(),
         });
         if !self.steps.is_empty() {
             value["steps"] = self.steps.iter().map(|step| step.json()).collect();
@@ -135,7 +155,6 @@ impl Figures {
 pub(crate) struct Row {
     name: &'static str,
     figures: BTreeMap<&'static str, Figures>,
-    cpu_us: BTreeMap<String, f64>,
     rss_mb: BTreeMap<String, f64>,
 }
 
@@ -145,16 +164,9 @@ impl Row {
     pub(crate) fn new(
         name: &'static str,
         figures: BTreeMap<&'static str, Figures>,
-        cpu_us: BTreeMap<String, f64>,
         rss_mb: BTreeMap<String, f64>,
     ) -> Self {
-        Self { name, figures, cpu_us, rss_mb }
-    }
-
-    /// Adds a peer that was measured by itself.
-    pub(crate) fn against(mut self, peer: &'static str, figures: Figures) -> Self {
-        self.figures.insert(peer, figures);
-        self
+        Self { name, figures, rss_mb }
     }
 
     /// The steps of each peer whose rate was raised step by step; ours first.
@@ -166,7 +178,7 @@ impl Row {
     /// Ours, where there is `x` of what grows.
     pub(crate) fn point(&self, x: f64) -> Point {
         let (ours, at) = (self.ours(), |quantile| self.ours().latency.value_at_quantile(quantile));
-        let cpu_us_per_request = rounded(&self.cpu_us);
+        let cpu_us_per_request = ours.cpu_us();
         Point { x, rate_per_s: ours.rate().round(), p50_us: at(0.5), p99_us: at(0.99), cpu_us_per_request }
     }
 
@@ -184,16 +196,16 @@ impl Row {
 
     fn json(&self) -> Value {
         let mut value = self.ours().json();
-        value["cpu_us_per_request"] = json!(rounded(&self.cpu_us));
-        value["rss_mb"] = json!(rounded(&self.rss_mb));
+        let rss_mb: BTreeMap<_, _> = self.rss_mb.iter().map(|(name, mb)| (name, rounded(*mb))).collect();
+        value["rss_mb"] = json!(rss_mb);
         value["against"] = self.others().map(|(peer, figures)| (peer.to_owned(), figures.json())).collect();
         value["ratio"] = self.others().map(|(peer, figures)| (peer.to_owned(), json!(self.ratio(figures)))).collect();
         value
     }
 }
 
-fn rounded(values: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
-    values.iter().map(|(name, value)| (name.clone(), (value * 10.0).round() / 10.0)).collect()
+fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 /// One row for people who wait for the others.
@@ -230,8 +242,13 @@ pub(crate) fn table(rows: &[Row]) -> Table {
         let at = |quantile| ours.latency_at(quantile).map(ms).unwrap_or_default();
         let against: Vec<String> = row
             .others()
-            .map(|(peer, figures)| format!("{:.2} × {peer} ({:.0})", row.ratio(figures), figures.rate()))
+            .map(|(peer, figures)| {
+                let cpu = figures.cpu_us().values().sum::<f64>();
+                let cpu = if cpu > 0.0 { format!("; {cpu:.0} µs") } else { String::new() };
+                format!("{:.2} × {peer} ({:.0}{cpu})", row.ratio(figures), figures.rate())
+            })
             .collect();
+        let cpu_us = ours.cpu_us();
         table.add_row([
             row.name.to_owned(),
             format!("{:.0}", ours.rate()),
@@ -241,8 +258,8 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             at(1.0),
             ours.late.to_string(),
             ours.dropped.to_string(),
-            format!("{:.0}", row.cpu_us.values().sum::<f64>()),
-            by_process(&row.cpu_us),
+            format!("{:.0}", cpu_us.values().sum::<f64>()),
+            by_process(&cpu_us),
             by_process(&row.rss_mb),
             against.join("\n"),
         ]);

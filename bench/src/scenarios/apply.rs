@@ -12,9 +12,9 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use uuid::Uuid;
 
-use super::{Bench, Size};
+use super::{Bench, ROUNDS, Size};
 use crate::comparators::pgbench::{self, Ground};
-use crate::processes::us_each;
+use crate::processes::{Cpu, used};
 use crate::report::{Figures, Row};
 use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
@@ -26,56 +26,64 @@ const PGBENCH_ROWS_PART: usize = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(10);
 
-/// How fast a backlog of holds is applied, until the last one's outcome is in the database.
+/// How fast a backlog of holds is applied, until the last one's outcome is in the database; half of it in each round, in turn with Postgres
+/// alone.
 pub(super) async fn apply(bench: &Bench) -> Result<Row> {
     let count = match bench.size {
         Size::Full => 1_000_000,
         Size::Quick => 100_000,
         Size::Smoke => 10_000,
-    };
-    let schedules = count / SEATS_MAX.min(count);
-    let each = count / schedules;
-    // Two more: for Postgres alone.
-    let mut house = bench.world.house(schedules + 2, i64::try_from(each)?, open_queue()).await?;
-    let alone = house.schedules.split_off(schedules);
-    let buyers = bench.world.buyers(each / HOLDS_EACH).await?;
-    let pool = &bench.world.pool;
+    } / ROUNDS;
+    let each = count.min(SEATS_MAX / 2);
+    let schedules = count / each;
+    // Two more in each round: for Postgres alone.
+    let mut house = bench.world.house(ROUNDS * (schedules + 2), i64::try_from(each)?, open_queue()).await?;
+    let buyers = bench.world.buyers(each.div_ceil(HOLDS_EACH)).await?;
+    let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        let mut mine = house.schedules.split_off(house.schedules.len() - schedules - 2);
+        let alone = mine.split_off(schedules);
+        let (took, cpu) = applied(bench, &mine, &buyers, each).await?;
+        figures.entry("ours").or_default().add_work(count as u64, took, &cpu);
+        if bench.alone {
+            continue;
+        }
+        let ground = |schedule: i64| Ground {
+            database_url: &bench.database_url,
+            folder: &bench.folder,
+            schedule_id: ScheduleId(schedule),
+            total_seats: i64::try_from(each).unwrap_or_default(),
+        };
+        let (batches, rows) = (each / PGBENCH_BATCH, each / PGBENCH_ROWS_PART);
+        let rate = pgbench::batch(&ground(alone[0]), i64::try_from(batches)?)?;
+        figures.entry("batch").or_default().add_rate((batches * PGBENCH_BATCH) as u64, rate);
+        let rate = pgbench::rows(&ground(alone[1]), i64::try_from(rows)?)?;
+        figures.entry("rows").or_default().add_rate(rows as u64, rate);
+    }
+    Ok(Row::new("apply", figures, bench.processes.memory_mb()))
+}
+
+/// How long the worker takes for one hold of each seat of these schedules, and what CPU.
+async fn applied(bench: &Bench, schedules: &[i64], buyers: &[Buyer], each: usize) -> Result<(Duration, Cpu)> {
+    let (pool, count) = (&bench.world.pool, schedules.len() * each);
     // One small table says how far the log is applied: to ask it costs what is measured next to nothing.
     let applied = "SELECT coalesce(sum(next_offset), 0)::bigint FROM applied_offsets WHERE topic = $1";
     let before: i64 = sqlx::query_scalar(applied).bind(Hold::TOPIC).fetch_one(pool).await?;
     let pid = bench.processes.pid(WORKER)?.to_string();
     signal(&pid, "STOP")?;
-    let appended = backlog(&house, &buyers, each);
-    let cpu_before = bench.processes.cpu();
-    let begun = Instant::now();
+    let appended = backlog(schedules, buyers, each);
+    let (cpu, begun) = (bench.processes.cpu(), Instant::now());
     signal(&pid, "CONT")?;
     appended?;
     loop {
         let now: i64 = sqlx::query_scalar(applied).bind(Hold::TOPIC).fetch_one(pool).await?;
         let done = now - before;
         if usize::try_from(done) == Ok(count) {
-            break;
+            return Ok((begun.elapsed(), used(&cpu, &bench.processes.cpu())));
         }
         ensure!(begun.elapsed() < CAUGHT_UP_WITHIN, "{done} of {count} are applied");
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    let elapsed = begun.elapsed().as_secs_f64();
-    let cpu = us_each(&cpu_before, &bench.processes.cpu(), count as u64);
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let figures = Figures::of_rate(count as f64 / elapsed);
-    let row = Row::new("apply", BTreeMap::from([("ours", figures)]), cpu, bench.processes.memory_mb());
-    if bench.alone {
-        return Ok(row);
-    }
-    let ground = |schedule: i64| Ground {
-        database_url: &bench.database_url,
-        folder: &bench.folder,
-        schedule_id: ScheduleId(schedule),
-        total_seats: i64::try_from(each).unwrap_or_default(),
-    };
-    let batch = pgbench::batch(&ground(alone[0]), i64::try_from(each / PGBENCH_BATCH)?)?;
-    let rows = pgbench::rows(&ground(alone[1]), i64::try_from(each / PGBENCH_ROWS_PART)?)?;
-    Ok(row.against("batch", Figures::of_rate(batch)).against("rows", Figures::of_rate(rows)))
 }
 
 fn signal(pid: &str, name: &str) -> Result<()> {
@@ -85,7 +93,7 @@ fn signal(pid: &str, name: &str) -> Result<()> {
 }
 
 /// Appends one hold for each seat.
-fn backlog(house: &House, buyers: &[Buyer], each: usize) -> Result<()> {
+fn backlog(schedules: &[i64], buyers: &[Buyer], each: usize) -> Result<()> {
     let servers = std::env::var("KAFKA_BOOTSTRAP_SERVERS").context("KAFKA_BOOTSTRAP_SERVERS")?;
     let producer: ThreadedProducer<_> = ClientConfig::new()
         .set("bootstrap.servers", servers)
@@ -95,7 +103,7 @@ fn backlog(house: &House, buyers: &[Buyer], each: usize) -> Result<()> {
         .set("linger.ms", "5")
         .set("queue.buffering.max.messages", "2000000")
         .create()?;
-    for schedule in &house.schedules {
+    for schedule in schedules {
         for n in 0..each {
             let hold = Hold {
                 request_id: RequestId(Uuid::new_v4()),

@@ -16,7 +16,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 
 use super::{Bench, CALLERS, Peer, Size, progress};
-use crate::processes::us_each;
+use crate::processes::used;
 use crate::report::{Figures, Row};
 
 /// Of one record.
@@ -53,10 +53,9 @@ pub(super) async fn log(bench: &Bench) -> Result<Row> {
     };
     let before = bench.processes.cpu();
     let took = carried(load, progress("log", Peer::Ours)).await?;
-    let cpu = us_each(&before, &bench.processes.cpu(), records as u64);
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let figures = Figures::of_rate(records as f64 / took.as_secs_f64());
-    Ok(Row::new("log", BTreeMap::from([("ours", figures)]), cpu, bench.processes.memory_mb()))
+    let mut figures = Figures::default();
+    figures.add_work(records as u64, took, &used(&before, &bench.processes.cpu()));
+    Ok(Row::new("log", BTreeMap::from([("ours", figures)]), bench.processes.memory_mb()))
 }
 
 /// Lets the broker get warm with requests of nearly one record each, as many as it takes until their cost stays the same.

@@ -20,7 +20,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::comparators::sync::SESSIONS;
 use crate::load::Measured;
 use crate::peers::Peers;
-use crate::processes::{Cpu, Processes, us_each};
+use crate::processes::{Processes, used};
 use crate::report::{Figures, Row};
 use crate::world::World;
 
@@ -223,7 +223,6 @@ impl Bench {
         turn: impl AsyncFn(Turn, T, &ProgressBar) -> Result<Measured>,
     ) -> Result<Row> {
         let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
-        let (mut cpu, mut count) = (Cpu::new(), 0);
         let peers = if self.alone { &[Peer::Ours] } else { peers };
         let turns = (0..ROUNDS).flat_map(|_| peers.iter().copied()).enumerate();
         for (number, peer) in turns {
@@ -234,17 +233,11 @@ impl Bench {
             let before = self.processes.cpu();
             let measured = turn(turn_now, prepared, &progress).await?;
             progress.finish_and_clear();
-            if peer == Peer::Ours {
-                for (name, now) in self.processes.cpu() {
-                    let then = before.get(&name).copied().unwrap_or_default();
-                    *cpu.entry(name).or_default() += now - then;
-                }
-                count += measured.count;
-            }
-            figures.entry(peer.name()).or_default().add(&measured)?;
+            let cpu = used(&before, &self.processes.cpu());
+            figures.entry(peer.name()).or_default().add(&measured, &cpu)?;
         }
         self.turn_of(Peer::Ours).await?;
-        Ok(Row::new(name, figures, us_each(&Cpu::new(), &cpu, count), self.processes.memory_mb()))
+        Ok(Row::new(name, figures, self.processes.memory_mb()))
     }
 }
 

@@ -10,7 +10,7 @@ use super::holds::{HOLDS_EACH, Holds, index, rows_of_seats, seat_body, waiting};
 use super::{Bench, CALLERS, Peer, Size, Turn, progress};
 use crate::http::Connection;
 use crate::load::{Measured, Pace, open_loop};
-use crate::processes::{Cpu, us_each};
+use crate::processes::{Cpu, used};
 use crate::report::{Figures, Row, Step};
 use crate::world::{Buyer, House, open_queue};
 
@@ -74,7 +74,7 @@ struct Climb {
     search: Search,
     steps: Vec<Step>,
     /// Of the highest rate that was sustained.
-    best: Option<(Measured, BTreeMap<String, f64>)>,
+    best: Option<(Measured, Cpu)>,
 }
 
 /// The highest rate that is sustained, and the latencies on the way there.
@@ -100,19 +100,16 @@ pub(super) async fn sustained(bench: &Bench) -> Result<Row> {
         }
     }
     bench.turn_of(Peer::Ours).await?;
-    let (mut figures, mut cpu) = (BTreeMap::new(), BTreeMap::new());
+    let mut figures = BTreeMap::new();
     for Climb { peer, search, steps, best } in climbs {
         // On a machine that is busy otherwise it may be none; then the rate is 0, and what is measured is still answered as it should be.
         let mut of_peer = Figures::of_steps(search.sustained.unwrap_or_default(), steps);
-        if let Some((measured, us)) = best {
-            of_peer.add(&measured)?;
-            if peer == Peer::Ours {
-                cpu = us;
-            }
+        if let Some((measured, cpu)) = best {
+            of_peer.add(&measured, &cpu)?;
         }
         figures.insert(peer.name(), of_peer);
     }
-    Ok(Row::new(NAME, figures, cpu, bench.processes.memory_mb()))
+    Ok(Row::new(NAME, figures, bench.processes.memory_mb()))
 }
 
 impl Climb {
@@ -146,25 +143,19 @@ impl Climb {
     }
 
     /// Holds at this rate on a schedule of their own, by buyers who have none in it.
-    async fn attempt(
-        &self,
-        bench: &Bench,
-        house: &mut House,
-        buyers: &[Buyer],
-        pace: Pace,
-    ) -> Result<(Measured, BTreeMap<String, f64>)> {
+    async fn attempt(&self, bench: &Bench, house: &mut House, buyers: &[Buyer], pace: Pace) -> Result<(Measured, Cpu)> {
         let schedule = bench.world.add_schedule(house, rows_of_seats(WARM_UP_HOLDS + pace.count)).await?;
         bench.world.analyze().await?;
         let turn = Turn::first(self.peer, bench.turn_of(self.peer).await?);
         let holds = Holds { buyers: buyers.to_vec(), body: |i| seat_body(schedule, index(i)) };
         let progress = progress(NAME, self.peer);
         waiting(turn, WARM_UP_HOLDS, &progress, &holds).await?.expect(&[201]).map(drop)?;
-        let before: Cpu = bench.processes.cpu();
+        let before = bench.processes.cpu();
         let work =
             async |connection: &mut Connection, i: usize| holds.hold_waiting(connection, WARM_UP_HOLDS + i).await;
         let measured = open_loop(turn.address, CALLERS, pace, &progress, work).await?;
         progress.finish_and_clear();
-        let cpu = us_each(&before, &bench.processes.cpu(), measured.count);
+        let cpu = used(&before, &bench.processes.cpu());
         Ok((measured, cpu))
     }
 }
