@@ -113,6 +113,12 @@ impl World {
         Ok(id)
     }
 
+    /// Writes to disk what would be written there while something is measured that has nothing to do with it.
+    pub(crate) async fn checkpoint(&self) -> Result<()> {
+        sqlx::query("CHECKPOINT").execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// Right after tables were filled the planner knows nothing of them.
     pub(crate) async fn analyze(&self) -> Result<()> {
         sqlx::query("VACUUM (ANALYZE) seats, users, queue_tokens, reservations, accounts, requests")
@@ -129,8 +135,7 @@ impl World {
             sqlx::query("SELECT pg_logical_emit_message(false, 'bench', '')").execute(&self.pool).await?;
             sqlx::query("SELECT pg_switch_wal()").execute(&self.pool).await?;
         }
-        sqlx::query("CHECKPOINT").execute(&self.pool).await?;
-        Ok(())
+        self.checkpoint().await
     }
 
     /// Waits until no session of this name is left in the database: one that was left ends only when the server notices.

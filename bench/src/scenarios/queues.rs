@@ -61,6 +61,7 @@ pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize, pee
     let count = bench.scaled(800_000);
     let long = line(bench, waiting).await?;
     let short = if peers.contains(&WITH_SHORT_LINE) { line(bench, SHORT_LINE).await? } else { Vec::new() };
+    bench.world.checkpoint().await?;
     bench
         .in_turn(name, peers, async |turn, progress| {
             let tokens = if turn.peer == WITH_SHORT_LINE { &short } else { &long };
