@@ -126,8 +126,7 @@ async fn fill_requests(bench: &Bench, rows: i64) -> Result<Option<f64>> {
     }
     progress.finish_and_clear();
     bench.world.analyze().await?;
-    // What is still to be written would be written while it is measured.
-    sqlx::query("CHECKPOINT").execute(pool).await?;
+    bench.world.checkpoint().await?;
     #[expect(clippy::cast_precision_loss, reason = "for a plot")]
     Ok(Some((all + missing) as f64))
 }

@@ -175,6 +175,7 @@ async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {
             Err(error) => {
                 eprintln!("{name}: {error:#}");
                 failed.push(*name);
+                bench.peers.end();
             }
         }
     }

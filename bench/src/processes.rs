@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The load generator's own name,
+/// The load generator.
 const LOAD: &str = "load";
-/// and that of the comparator, which it has started.
+/// The comparator that runs: the load generator has started it.
 const PEER: &str = "peer";
 const POSTGRES: &str = "postgres";
 
@@ -50,7 +50,7 @@ impl Processes {
         pids.chain([(LOAD.to_owned(), std::process::id())]).collect()
     }
 
-    /// CPU seconds that each process has used so far, its children included; of a comparator that runs, by itself.
+    /// CPU seconds that each process has used so far, its children included. A comparator that runs is counted apart, as `peer`.
     pub(crate) fn cpu(&self) -> Cpu {
         let all = stats();
         let mut cpu: Cpu = self.all().into_iter().map(|(name, pid)| (name, cpu_seconds(&all, pid))).collect();
@@ -70,6 +70,12 @@ impl Processes {
         };
         self.all().into_iter().filter_map(mb).collect()
     }
+}
+
+/// What a request takes in all. While a comparator runs, ours is only there.
+pub(crate) fn in_all(cpu: &BTreeMap<String, f64>) -> f64 {
+    let works = |name: &str| !cpu.contains_key(PEER) || [LOAD, PEER, POSTGRES].contains(&name);
+    cpu.iter().filter(|(name, _)| works(name)).map(|(_, used)| used).sum()
 }
 
 /// What was used between two readings.
@@ -166,6 +172,13 @@ mod tests {
         ]
         .into_iter();
         assert_eq!(steady(|| looks.next().expect("three looks are enough"))[&1].ticks, 75);
+    }
+
+    #[test]
+    fn what_ours_takes_while_a_comparator_runs_is_not_its() {
+        let cpu = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1.0)).collect();
+        assert!((in_all(&cpu(&["api", "load", "postgres"])) - 3.0).abs() < 1e-6);
+        assert!((in_all(&cpu(&["api", "load", "peer", "postgres"])) - 3.0).abs() < 1e-6);
     }
 
     #[test]

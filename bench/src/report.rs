@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::growth::Point;
 use crate::load::Measured;
 use crate::plots::{Line, Panel, Plot};
-use crate::processes::Cpu;
+use crate::processes::{Cpu, in_all};
 
 /// One rate at which requests came, and what became of them.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +96,7 @@ impl Figures {
         Self { sustained: Some(rate), steps, ..Self::default() }
     }
 
-    /// Adds work that nobody waited for: so many requests took that long.
+    /// Adds work: so many requests took that long, and this CPU.
     pub(crate) fn add_work(&mut self, count: u64, took: Duration, cpu: &Cpu) {
         self.count += count;
         self.seconds += took.as_secs_f64();
@@ -105,7 +105,7 @@ impl Figures {
         }
     }
 
-    /// The same, at so many a second.
+    /// Adds requests of which only the rate is known.
     pub(crate) fn add_rate(&mut self, count: u64, rate: f64) {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         self.add_work(count, Duration::from_secs_f64(count as f64 / rate), &Cpu::new());
@@ -142,8 +142,12 @@ impl Figures {
         let mut value = json!({
             "rate_per_s": self.rate().round(),
             "p50_us": at(0.5), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0),
-            "late": self.late, "dropped": self.dropped, "cpu_us_per_request": self.cpu_us(),
+            "late": self.late, "dropped": self.dropped,
         });
+        let cpu_us = self.cpu_us();
+        if !cpu_us.is_empty() {
+            value["cpu_us_per_request"] = json!(cpu_us);
+        }
         if !self.steps.is_empty() {
             value["steps"] = self.steps.iter().map(|step| step.json()).collect();
         }
@@ -243,7 +247,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
         let against: Vec<String> = row
             .others()
             .map(|(peer, figures)| {
-                let cpu = figures.cpu_us().values().sum::<f64>();
+                let cpu = in_all(&figures.cpu_us());
                 let cpu = if cpu > 0.0 { format!("; {cpu:.0} µs") } else { String::new() };
                 format!("{:.2} × {peer} ({:.0}{cpu})", row.ratio(figures), figures.rate())
             })
@@ -258,7 +262,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             at(1.0),
             ours.late.to_string(),
             ours.dropped.to_string(),
-            format!("{:.0}", cpu_us.values().sum::<f64>()),
+            format!("{:.0}", in_all(&cpu_us)),
             by_process(&cpu_us),
             by_process(&row.rss_mb),
             against.join("\n"),

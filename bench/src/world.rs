@@ -113,7 +113,7 @@ impl World {
         Ok(id)
     }
 
-    /// Writes to disk what would be written there while something is measured that has nothing to do with it.
+    /// Writes to disk what was filled in: else that is done while something else is measured.
     pub(crate) async fn checkpoint(&self) -> Result<()> {
         sqlx::query("CHECKPOINT").execute(&self.pool).await?;
         Ok(())

@@ -42,7 +42,7 @@ pub(super) async fn apply(bench: &Bench) -> Result<Row> {
     let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
     for _ in 0..ROUNDS {
         let mut mine = house.schedules.split_off(house.schedules.len() - schedules - 2);
-        let alone = mine.split_off(schedules);
+        let for_pgbench = mine.split_off(schedules);
         let (took, cpu) = applied(bench, &mine, &buyers, each).await?;
         figures.entry("ours").or_default().add_work(count as u64, took, &cpu);
         if bench.alone {
@@ -55,9 +55,9 @@ pub(super) async fn apply(bench: &Bench) -> Result<Row> {
             total_seats: i64::try_from(each).unwrap_or_default(),
         };
         let (batches, rows) = (each / PGBENCH_BATCH, each / PGBENCH_ROWS_PART);
-        let rate = pgbench::batch(&ground(alone[0]), i64::try_from(batches)?)?;
+        let rate = pgbench::batch(&ground(for_pgbench[0]), i64::try_from(batches)?)?;
         figures.entry("batch").or_default().add_rate((batches * PGBENCH_BATCH) as u64, rate);
-        let rate = pgbench::rows(&ground(alone[1]), i64::try_from(rows)?)?;
+        let rate = pgbench::rows(&ground(for_pgbench[1]), i64::try_from(rows)?)?;
         figures.entry("rows").or_default().add_rate(rows as u64, rate);
     }
     Ok(Row::new("apply", figures, bench.processes.memory_mb()))
@@ -79,11 +79,16 @@ async fn applied(bench: &Bench, schedules: &[i64], buyers: &[Buyer], each: usize
         let now: i64 = sqlx::query_scalar(applied).bind(Hold::TOPIC).fetch_one(pool).await?;
         let done = now - before;
         if usize::try_from(done) == Ok(count) {
-            return Ok((begun.elapsed(), used(&cpu, &bench.processes.cpu())));
+            break;
         }
         ensure!(begun.elapsed() < CAUGHT_UP_WITHIN, "{done} of {count} are applied");
         tokio::time::sleep(LOOK_EVERY).await;
     }
+    let measured = (begun.elapsed(), used(&cpu, &bench.processes.cpu()));
+    let held = "SELECT count(*) FROM reservations WHERE schedule_id = ANY($1) AND status = 'HELD'";
+    let held: i64 = sqlx::query_scalar(held).bind(schedules).fetch_one(pool).await?;
+    ensure!(usize::try_from(held) == Ok(count), "{held} of {count} seats are held");
+    Ok(measured)
 }
 
 fn signal(pid: &str, name: &str) -> Result<()> {

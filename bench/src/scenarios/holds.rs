@@ -23,7 +23,7 @@ const SPREAD_SCHEDULES: usize = 48;
 /// A caller who polls has so many requests under way, and asks for each again after this time.
 const POLLED_EACH: usize = 4;
 const POLL_EVERY: Duration = Duration::from_millis(250);
-/// Holds of one schedule, in turn with others that are to be as fast.
+/// Holds of one schedule, in turn with those that are compared with them.
 const HOT: Peer = Peer::OursWith("hot");
 
 /// Holds to be made: the `i`-th one's buyer and body.
@@ -124,10 +124,11 @@ pub(super) async fn spread(bench: &Bench) -> Result<Row> {
         .await
 }
 
-/// A schedule of `count` seats for each round of [`HOT`].
+/// A schedule of `count` seats for each round of [`HOT`], if there are any.
 async fn hot_schedules(bench: &Bench, house: &mut House, count: usize) -> Result<Vec<i64>> {
+    let rounds = if bench.alone { 0 } else { ROUNDS };
     let mut schedules = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         schedules.push(bench.world.add_schedule(house, rows_of_seats(count)).await?);
     }
     Ok(schedules)

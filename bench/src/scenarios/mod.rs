@@ -195,8 +195,8 @@ impl Bench {
         }
     }
 
-    /// Lets this one run, and no other; where it is. The sessions of a `sync` that was ended take time, and tell of their transactions, when
-    /// they end: that is before anybody's turn.
+    /// Lets this one run, and no other; where it is. Sessions of a `sync` that was ended outlive it for a moment, and Postgres counts their
+    /// transactions only when they end: that is waited for.
     async fn turn_of(&self, peer: Peer) -> Result<SocketAddr> {
         self.peers.end();
         self.world.sessions_end(SESSIONS).await?;

@@ -50,7 +50,7 @@ pub(super) async fn polls_1k(bench: &Bench) -> Result<Row> {
     polls(bench, "polls-1k", SHORT_LINE, &[Peer::Ours, Peer::Bare, Peer::Sync]).await
 }
 
-/// Polls of the tokens of a long line, in turn with a short one's.
+/// Polls of the tokens of a long line, in turn with a short one's, beside which `sync` has been seen.
 pub(super) async fn polls_1m(bench: &Bench) -> Result<Row> {
     let waiting = if bench.size == Size::Smoke { POLLED_TOKENS } else { 1_000_000 };
     polls(bench, "polls-1m", waiting, &[Peer::Ours, WITH_SHORT_LINE, Peer::Bare]).await
@@ -60,7 +60,8 @@ pub(super) async fn polls_1m(bench: &Bench) -> Result<Row> {
 pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize, peers: &[Peer]) -> Result<Row> {
     let count = bench.scaled(800_000);
     let long = line(bench, waiting).await?;
-    let short = if peers.contains(&WITH_SHORT_LINE) { line(bench, SHORT_LINE).await? } else { Vec::new() };
+    let has_short = peers.contains(&WITH_SHORT_LINE) && !bench.alone;
+    let short = if has_short { line(bench, SHORT_LINE).await? } else { Vec::new() };
     bench.world.checkpoint().await?;
     bench
         .in_turn(name, peers, async |turn, progress| {
