@@ -5,7 +5,7 @@
 //! - Every call is one transaction of few round trips: a hold is `BEGIN` with the buyer's lock, one statement that reads all that the
 //!   rules ask for, one that writes all there is to write, `COMMIT`; a poll and a charge are one statement. All are prepared, planned
 //!   once for each connection, and never scan a table.
-//! - A seat that is gone is seen before anything is locked. Rows are locked in the order of their ids, as late as possible.
+//! - Who names a seat that others were refused is told so before anything is locked, if it is still gone: two round trips. Rows are locked in the order of their ids, as late as possible.
 //! - What never changes (layouts, prices) is kept in memory, and so are a list of free seats, from which best available is chosen, and
 //!   a bound of how many are inside a queue; rows decide whether they were right. What the contract allows to be a second old is kept
 //!   so long. Whether a queue token is ACTIVE is read from its row every time.
@@ -50,14 +50,24 @@ pub(super) use self::holds::{READ as HOLD_READ, TAKE as HOLD_TAKE};
 use self::best::BestSeats;
 use self::brief::Brief;
 use self::call::Failure;
+use self::holds::Gone;
 use self::queue::Inside;
 
 /// What `pg_stat_activity` calls its sessions.
 pub(crate) const SESSIONS: &str = "bench-sync";
 
 /// What buyers ask for the most.
-const STATEMENTS: [&str; 8] =
-    [holds::READ, holds::TAKE, money::LOCK, money::PAY, money::CHARGE, queue::LOCK, queue::JOIN, guard::STANDING];
+const STATEMENTS: [&str; 9] = [
+    holds::READ,
+    holds::TAKE,
+    outcomes::INSERT,
+    money::LOCK,
+    money::PAY,
+    money::CHARGE,
+    queue::LOCK,
+    queue::JOIN,
+    guard::STANDING,
+];
 /// Schedules that are remembered before it starts afresh.
 const SCHEDULES_MAX: usize = 10_000;
 
@@ -104,6 +114,7 @@ pub(in crate::comparators) struct App {
     currency: String,
     schedules: RwLock<HashMap<ScheduleId, Arc<Schedule>>>,
     best: BestSeats,
+    gone: Gone,
     inside: Inside,
     seat_lists: Brief<reads::View>,
     schedule_lists: Brief<ConcertId>,
@@ -159,6 +170,7 @@ impl App {
             currency: settings.currency,
             schedules: RwLock::default(),
             best: BestSeats::default(),
+            gone: Gone::default(),
             inside: Inside::default(),
             seat_lists: Brief::new(age_max),
             schedule_lists: Brief::new(age_max),

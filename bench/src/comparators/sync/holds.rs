@@ -1,7 +1,7 @@
 //! Holding seats: `POST /v1/reservations`.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
 use axum::response::Response;
@@ -19,10 +19,12 @@ use super::call::{Answer, Call, Failure, Tries};
 use super::guard::{QueueToken, Use};
 use super::outcomes::Asked;
 
+/// Seats that are remembered as gone before it starts afresh.
+const GONE_MAX: usize = 100_000;
 /// How often best available is chosen again when somebody else took its choice meanwhile.
 const CHOICES_MAX: usize = 5;
 
-/// All that the rules ask for, by index probes, after the buyer's lock: `$1` buyer, `$2` concert, `$3` place of the token, `$4` token,
+/// All that the rules ask for, by index probes: `$1` buyer, `$2` concert, `$3` place of the token, `$4` token,
 /// `$5` schedule, `$6` named seats. It locks nothing: a seat that is gone is told without a lock.
 pub(in crate::comparators) const READ: &str = "
     SELECT now() AS now, t.status, t.expires_at, q.state, q.admitted_seq,
@@ -86,6 +88,33 @@ struct Read {
     releases: i64,
 }
 
+/// Seats that somebody was refused: who asks for one of them most likely is, too.
+#[derive(Default)]
+pub(super) struct Gone(Mutex<HashSet<SeatId>>);
+
+impl Gone {
+    fn likely(&self, wish: &Wish) -> bool {
+        let gone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(wish, Wish::Seats(seats) if seats.iter().any(|seat| gone.contains(seat)))
+    }
+
+    /// What was read of these seats.
+    fn note(&self, wish: &Wish, read: &Read) {
+        let Wish::Seats(seats) = wish else { return };
+        let mut gone = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if gone.len() >= GONE_MAX {
+            gone.clear();
+        }
+        for seat in seats {
+            if read.gone.contains(seat) {
+                gone.insert(*seat)
+            } else {
+                gone.remove(seat)
+            };
+        }
+    }
+}
+
 /// Holds seats, all or none.
 pub(super) async fn hold(State(app): State<Arc<App>>, call: Call) -> Response {
     call.answer(try_hold(&app, &call).await)
@@ -102,7 +131,7 @@ async fn try_hold(app: &App, call: &Call) -> Result<Answer, Failure> {
     let hold = Hold { asked, token, schedule, wish };
     let mut tries = Tries::default();
     loop {
-        let result = transaction(app, &hold).await;
+        let result = attempt(app, &hold).await;
         if !tries.again(&result) {
             return asked.or_first(&app.pool, result).await;
         }
@@ -135,6 +164,27 @@ impl HoldRequest {
             }
             _ => Err(Problem::invalid_request("", "Say in exactly one way which seats.").into()),
         }
+    }
+}
+
+async fn attempt(app: &App, hold: &Hold) -> Result<Answer, Failure> {
+    if app.gone.likely(&hold.wish)
+        && let Some(answer) = refused_at_once(app, hold).await?
+    {
+        return Ok(answer);
+    }
+    transaction(app, hold).await
+}
+
+/// What is refused without a lock would be refused with it, if it came at the moment of the reading.
+async fn refused_at_once(app: &App, hold: &Hold) -> Result<Option<Answer>, Failure> {
+    let mut connection = app.pool.acquire().await?;
+    let read = read(&mut connection, hold).await?;
+    read.token.usable(&hold.token)?;
+    app.gone.note(&hold.wish, &read);
+    match refused(hold, &read) {
+        Some(problem) => Ok(Some(hold.asked.failed(&mut connection, &problem).await?)),
+        None => Ok(None),
     }
 }
 
@@ -194,6 +244,7 @@ async fn decide(
     mut read: Read,
 ) -> Result<Result<(Answer, Option<Proposal>), Problem>, Failure> {
     for _ in 0..CHOICES_MAX {
+        app.gone.note(&hold.wish, &read);
         if let Some(problem) = refused(hold, &read) {
             return Ok(Err(problem));
         }

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool};
 use super::call::{Answer, Failure};
 
 /// Writes an outcome that has no other effect. Where there is one, its statement writes the outcome, too.
-const INSERT: &str = r#"
+pub(super) const INSERT: &str = r#"
     INSERT INTO requests (request_id, user_id, kind, status, http_status, body, submitted_at, finished_at, topic, partition, "offset")
     VALUES ($1, $2, $3, $4::text::request_status, $5, $6::text::json, now(), now(), 'sync', 0, 0)"#;
 
