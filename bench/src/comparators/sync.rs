@@ -5,7 +5,8 @@
 //! - Every call is one transaction of few round trips: a hold is `BEGIN` with the buyer's lock, one statement that reads all that the
 //!   rules ask for, one that writes all there is to write, `COMMIT`; a poll and a charge are one statement. All are prepared, planned
 //!   once for each connection, and never scan a table.
-//! - Who names a seat that others were refused is told so before anything is locked, if it is still gone: two round trips. Rows are locked in the order of their ids, as late as possible.
+//! - Who names a seat that others were refused is told so without a transaction and its lock, if it is still gone: two round trips.
+//!   Rows are locked in the order of their ids, as late as possible.
 //! - What never changes (layouts, prices) is kept in memory, and so are a list of free seats, from which best available is chosen, and
 //!   a bound of how many are inside a queue; rows decide whether they were right. What the contract allows to be a second old is kept
 //!   so long. Whether a queue token is ACTIVE is read from its row every time.

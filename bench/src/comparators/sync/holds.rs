@@ -24,8 +24,8 @@ const GONE_MAX: usize = 100_000;
 /// How often best available is chosen again when somebody else took its choice meanwhile.
 const CHOICES_MAX: usize = 5;
 
-/// All that the rules ask for, by index probes: `$1` buyer, `$2` concert, `$3` place of the token, `$4` token,
-/// `$5` schedule, `$6` named seats. It locks nothing: a seat that is gone is told without a lock.
+/// All that the rules ask for, by index probes: `$1` buyer, `$2` concert, `$3` place of the token, `$4` token, `$5` schedule, `$6` named
+/// seats. It locks nothing; who is to hold seats by it has the buyer's lock.
 pub(in crate::comparators) const READ: &str = "
     SELECT now() AS now, t.status, t.expires_at, q.state, q.admitted_seq,
            EXISTS (SELECT FROM users WHERE user_id = $1) AS is_user,
@@ -107,10 +107,10 @@ impl Gone {
         }
         for seat in seats {
             if read.gone.contains(seat) {
-                gone.insert(*seat)
+                gone.insert(*seat);
             } else {
-                gone.remove(seat)
-            };
+                gone.remove(seat);
+            }
         }
     }
 }
