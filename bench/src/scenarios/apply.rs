@@ -20,8 +20,7 @@ use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
 const WORKER: &str = "reservation-worker";
 const HOLDS_EACH: usize = 16;
-/// Holds of one transaction of pgbench's batch, and the part of the seats that row by row takes.
-const PGBENCH_BATCH: usize = 200;
+/// The part of the seats that pgbench takes row by row.
 const PGBENCH_ROWS_PART: usize = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(10);
@@ -35,9 +34,10 @@ pub(super) async fn apply(bench: &Bench) -> Result<Row> {
         Size::Smoke => 10_000,
     } / ROUNDS;
     let each = count.min(SEATS_MAX / 2);
-    let schedules = count / each;
+    let (schedules, seats) = (count / each, i64::try_from(each)?);
+    let (batches, rows) = (seats / pgbench::BATCH_HOLDS, each / PGBENCH_ROWS_PART);
     // Two more in each round: for Postgres alone.
-    let mut house = bench.world.house(ROUNDS * (schedules + 2), i64::try_from(each)?, open_queue()).await?;
+    let mut house = bench.world.house(ROUNDS * (schedules + 2), seats, open_queue()).await?;
     let buyers = bench.world.buyers(each.div_ceil(HOLDS_EACH)).await?;
     let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
     for _ in 0..ROUNDS {
@@ -52,11 +52,10 @@ pub(super) async fn apply(bench: &Bench) -> Result<Row> {
             database_url: &bench.database_url,
             folder: &bench.folder,
             schedule_id: ScheduleId(schedule),
-            total_seats: i64::try_from(each).unwrap_or_default(),
+            total_seats: seats,
         };
-        let (batches, rows) = (each / PGBENCH_BATCH, each / PGBENCH_ROWS_PART);
-        let rate = pgbench::batch(&ground(for_pgbench[0]), i64::try_from(batches)?)?;
-        figures.entry("batch").or_default().add_rate((batches * PGBENCH_BATCH) as u64, rate);
+        let rate = pgbench::batch(&ground(for_pgbench[0]), batches)?;
+        figures.entry("batch").or_default().add_rate((batches * pgbench::BATCH_HOLDS).cast_unsigned(), rate);
         let rate = pgbench::rows(&ground(for_pgbench[1]), i64::try_from(rows)?)?;
         figures.entry("rows").or_default().add_rate(rows as u64, rate);
     }
