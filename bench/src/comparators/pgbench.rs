@@ -1,5 +1,6 @@
-//! Postgres alone: pgbench runs the statements of a hold, row by row as [`super::sync`] sends them, or 500 holds in one transaction as
-//! the reservation worker does with a backlog. No HTTP, no tokens, no log, no rules: what the database could do if all else were free.
+//! Postgres alone: pgbench runs the statements of a hold, row by row as [`super::sync`] sends them, or [`BATCH_HOLDS`] in one transaction
+//! as the reservation worker does with a backlog. No HTTP, no tokens, no log, no rules: what the database could do if all else were
+//! free.
 //!
 //! Both take fresh seats of a schedule that is theirs alone, one seat a hold, and leave everything there. Buyers and reservations have
 //! ids that are made from the seat's.
@@ -18,7 +19,7 @@ use crate::peers::usual;
 
 /// Connections of the row-by-row run: as many as the synchronous service has.
 const ROW_CLIENTS: i64 = 16;
-/// Holds in one transaction of the batch run: as many as a worker takes at most (`BATCH_RECORDS_MAX`).
+/// Holds in one transaction of the batch run: as many as a worker takes at most, by default (`BATCH_RECORDS_MAX`).
 pub(crate) const BATCH_HOLDS: i64 = 500;
 /// Where Debian has the programs of each version.
 const DEBIAN: &str = "/usr/lib/postgresql";
@@ -46,8 +47,8 @@ pub fn rows(ground: &Ground<'_>, transactions: i64) -> anyhow::Result<f64> {
     run.measure(ground, transactions, rows_script)
 }
 
-/// Holds 500 seats a transaction over one connection; answers holds per second. At most `transactions`, and no more than there are
-/// seats.
+/// Holds [`BATCH_HOLDS`] seats a transaction over one connection; answers holds per second. At most `transactions`, and no more than
+/// there are seats.
 ///
 /// # Errors
 /// As [`rows`].

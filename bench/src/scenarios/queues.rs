@@ -19,6 +19,7 @@ const POLLS_A_TRANSACTION_MIN: u64 = 10;
 /// Tokens that are polled, of all that wait.
 const POLLED_TOKENS: usize = 20_000;
 const SHORT_LINE: usize = 1_000;
+const POLL_TURNS_A_ROUND: usize = 4;
 /// The short line's turns beside a long one's.
 const WITH_SHORT_LINE: Peer = Peer::OursWith("1k");
 
@@ -47,30 +48,27 @@ pub(super) async fn joins(bench: &Bench) -> Result<Row> {
 
 /// Polls of the tokens of a short line.
 pub(super) async fn polls_1k(bench: &Bench) -> Result<Row> {
-    polls(bench, "polls-1k", SHORT_LINE, &[Peer::Ours, Peer::Bare, Peer::Sync].repeat(poll_turns(bench))).await
+    polls(bench, "polls-1k", SHORT_LINE, &[Peer::Ours, Peer::Bare, Peer::Sync]).await
 }
 
 /// Polls of the tokens of a long line, in turn with a short one's, beside which `sync` has been seen.
 pub(super) async fn polls_1m(bench: &Bench) -> Result<Row> {
     let waiting = if bench.size == Size::Smoke { POLLED_TOKENS } else { 1_000_000 };
-    polls(bench, "polls-1m", waiting, &[Peer::Ours, WITH_SHORT_LINE, Peer::Bare].repeat(poll_turns(bench))).await
-}
-
-/// How many turns each peer takes in a round: what is compared differs less than the machine does from one turn to another. If there is
-/// little to measure, one: a comparator is cold when its turn begins.
-fn poll_turns(bench: &Bench) -> usize {
-    if bench.size == Size::Full { 4 } else { 1 }
+    polls(bench, "polls-1m", waiting, &[Peer::Ours, WITH_SHORT_LINE, Peer::Bare]).await
 }
 
 /// Polls of waiting tokens, while `waiting` wait.
 pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize, peers: &[Peer]) -> Result<Row> {
-    let count = bench.scaled(800_000) / poll_turns(bench);
+    // What is compared differs less than the machine does from one turn to another, so there are more of them; if there is little to
+    // measure, there are not: a comparator is cold when its turn begins.
+    let turns_a_round = if bench.size == Size::Full { POLL_TURNS_A_ROUND } else { 1 };
+    let count = bench.scaled(800_000) / turns_a_round;
     let long = line(bench, waiting).await?;
     let has_short = peers.contains(&WITH_SHORT_LINE) && !bench.alone;
     let short = if has_short { line(bench, SHORT_LINE).await? } else { Vec::new() };
     bench.world.checkpoint().await?;
     bench
-        .in_turn(name, peers, async |turn, progress| {
+        .in_turn(name, &peers.repeat(turns_a_round), async |turn, progress| {
             let tokens = if turn.peer == WITH_SHORT_LINE { &short } else { &long };
             let count = turn.peer.part_of(count);
             let measured = at_once(turn.address, POLLING, count, progress, async |connection, i| {
