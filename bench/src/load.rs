@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -116,25 +117,25 @@ impl Measured {
 pub(crate) trait Work: AsyncFn(&mut Connection, usize) -> io::Result<u16> {}
 impl<F: AsyncFn(&mut Connection, usize) -> io::Result<u16>> Work for F {}
 
-/// `callers` at once do `count` pieces of work, each the next one as soon as its last is done.
+/// `callers` at once do these pieces of work, each the next one as soon as its last is done.
 ///
 /// # Errors
 /// A connection fails.
 pub(crate) async fn at_once(
     address: SocketAddr,
     callers: usize,
-    count: usize,
+    pieces: Range<usize>,
     progress: &ProgressBar,
     work: impl Work,
 ) -> anyhow::Result<Measured> {
-    progress.set_length(count as u64);
-    let mut connections = connect(address, callers.min(count)).await?;
-    let (next, measured) = (Cell::new(0), RefCell::new(Measured::new()));
+    progress.set_length(pieces.len() as u64);
+    let mut connections = connect(address, callers.min(pieces.len())).await?;
+    let (next, measured) = (Cell::new(pieces.start), RefCell::new(Measured::new()));
     let begun = Instant::now();
     let callers = connections.iter_mut().map(async |connection| -> io::Result<()> {
         loop {
             let i = next.get();
-            if i == count {
+            if i == pieces.end {
                 return Ok(());
             }
             next.set(i + 1);

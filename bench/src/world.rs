@@ -181,7 +181,7 @@ impl World {
         let buyers = RefCell::new(self.buyers(count).await?);
         let path = format!("/v1/concerts/{}/queue-tokens", house.concert_id);
         let hidden = ProgressBar::hidden();
-        let measured = at_once(self.api, CALLERS, count, &hidden, async |connection, i| {
+        let measured = at_once(self.api, CALLERS, 0..count, &hidden, async |connection, i| {
             let authorization = buyers.borrow()[i].authorization.clone();
             let headers = [("authorization", authorization.as_str()), ("prefer", "wait=30")];
             let answer = connection.call(&Request { method: "POST", path: &path, headers: &headers, body: "" }).await?;
@@ -202,7 +202,7 @@ impl World {
     pub(crate) async fn charge(&self, buyers: &[Buyer], amount: i64) -> Result<()> {
         let body = json!({"amount": amount}).to_string();
         let hidden = ProgressBar::hidden();
-        let measured = at_once(self.api, CALLERS, buyers.len(), &hidden, async |connection, i| {
+        let measured = at_once(self.api, CALLERS, 0..buyers.len(), &hidden, async |connection, i| {
             let headers = [("authorization", buyers[i].authorization.as_str()), ("prefer", "wait=30")];
             let request = Request { method: "POST", path: "/v1/balance/charges", headers: &headers, body: &body };
             Ok(connection.call(&request).await?.status)

@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 
-use super::{Bench, CALLERS, Peer, ROUNDS, Size, Turn, progress};
+use super::{Bench, CALLERS, Peer, ROUNDS, Size, Turn, progress, with_warm_up};
 use crate::http::{Connection, Request};
 use crate::load::{Measured, Pace, at_once, open_loop};
 use crate::report::Row;
@@ -73,11 +74,11 @@ pub(super) fn rows_of_seats(count: usize) -> i64 {
 /// Holds by all callers at once, each of whom waits for the outcome.
 pub(super) async fn waiting<B: Fn(usize) -> String>(
     turn: Turn,
-    count: usize,
     progress: &ProgressBar,
     holds: &Holds<B>,
 ) -> Result<Measured> {
-    at_once(turn.address, CALLERS, count, progress, async |connection, i| holds.hold_waiting(connection, i).await).await
+    let hold = async |connection: &mut Connection, i| holds.hold_waiting(connection, i).await;
+    at_once(turn.address, CALLERS, turn.pieces(), progress, hold).await
 }
 
 /// Holds that nobody measures.
@@ -85,22 +86,22 @@ pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let count = if bench.size == Size::Smoke { CALLERS } else { WARM_UP_HOLDS };
     let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
-    let turn = Turn::first(Peer::Ours, bench.world.api);
+    let turn = Turn::once(Peer::Ours, bench.world.api, count);
     let holds = Holds { buyers, body: |i| seat_body(house.schedules[0], index(i)) };
-    waiting(turn, count, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
+    waiting(turn, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
 }
 
 /// Distinct seats of one schedule, all callers at once.
 pub(super) async fn hot(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(160_000);
-    let house = bench.world.house(2 * ROUNDS, rows_of_seats(count), open_queue()).await?;
-    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
+    let all = with_warm_up(count);
+    let house = bench.world.house(2 * ROUNDS, rows_of_seats(all), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, all / HOLDS_EACH).await?;
     bench
-        .in_turn("holds-hot", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+        .in_turn("holds-hot", &[Peer::Ours, Peer::Sync], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let count = turn.peer.part_of(count);
             let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
-            waiting(turn, count, progress, &holds).await?.expect(&[201])
+            waiting(turn, progress, &holds).await?.expect(&[201])
         })
         .await
 }
@@ -108,18 +109,19 @@ pub(super) async fn hot(bench: &Bench) -> Result<Row> {
 /// The same over many schedules.
 pub(super) async fn spread(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(160_000) / SPREAD_SCHEDULES * SPREAD_SCHEDULES;
-    let each = count / SPREAD_SCHEDULES;
+    let all = with_warm_up(count);
+    let each = all.div_ceil(SPREAD_SCHEDULES);
     let mut house = bench.world.house(SPREAD_SCHEDULES * ROUNDS, rows_of_seats(each), open_queue()).await?;
-    let hot = hot_schedules(bench, &mut house, count).await?;
-    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
+    let hot = hot_schedules(bench, &mut house, all).await?;
+    let buyers = bench.world.insiders(&house, all / HOLDS_EACH).await?;
     bench
-        .in_turn("holds-spread", &[Peer::Ours, HOT], async |turn, progress| {
+        .in_turn("holds-spread", &[Peer::Ours, HOT], count, async |turn, progress| {
             let schedules = match turn.peer {
                 HOT => &hot[turn.round..][..1],
                 _ => &house.schedules[turn.round * SPREAD_SCHEDULES..][..SPREAD_SCHEDULES],
             };
             let body = |i: usize| seat_body(schedules[i % schedules.len()], index(i / schedules.len()));
-            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
@@ -138,21 +140,23 @@ async fn hot_schedules(bench: &Bench, house: &mut House, count: usize) -> Result
 pub(super) async fn contended(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(120_000);
     let mut house = bench.world.house(3 * ROUNDS, 50, open_queue()).await?;
-    let hot = hot_schedules(bench, &mut house, count).await?;
-    let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
+    let all = with_warm_up(count);
+    let hot = hot_schedules(bench, &mut house, all).await?;
+    let buyers = bench.world.insiders(&house, all / HOLDS_EACH).await?;
     bench
-        .in_turn("holds-contended", &[Peer::Ours, Peer::Sync, HOT], async |turn, progress| {
+        .in_turn("holds-contended", &[Peer::Ours, Peer::Sync, HOT], count, async |turn, progress| {
             if turn.peer == HOT {
                 let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(hot[turn.round], index(i)) };
-                return waiting(turn, count, progress, &holds).await?.expect(&[201]);
+                return waiting(turn, progress, &holds).await?.expect(&[201]);
             }
             let schedule = house.schedules[turn.number];
-            let count = turn.peer.part_of(count);
             let body = |i: usize| seat_body(schedule, index(i) % CONTENDED_SEATS);
             let holds = Holds { buyers: buyers.clone(), body };
-            let measured = waiting(turn, count, progress, &holds).await?.expect(&[201, 409])?;
+            let measured = waiting(turn, progress, &holds).await?.expect(&[201, 409])?;
+            // What comes first has them all, measured or not.
+            let wanted = if turn.first == 0 { CONTENDED_SEATS.cast_unsigned() } else { 0 };
             let sold = measured.with_status(201);
-            ensure!(sold == CONTENDED_SEATS.cast_unsigned(), "{sold} of {CONTENDED_SEATS} seats were sold");
+            ensure!(sold == wanted, "{sold} of {CONTENDED_SEATS} seats were sold instead of {wanted}");
             Ok(measured)
         })
         .await
@@ -162,16 +166,16 @@ pub(super) async fn contended(bench: &Bench) -> Result<Row> {
 pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
     let count: usize = if bench.size == Size::Smoke { 125 } else { 12_500 };
     // A row of 50 has room for twelve times four.
-    let seats = rows_of_seats(50 * count.div_ceil(12));
+    let all = with_warm_up(count);
+    let seats = rows_of_seats(50 * all.div_ceil(12));
     let house = bench.world.house(2 * ROUNDS, seats, open_queue()).await?;
-    let buyers = bench.world.insiders(&house, count.div_ceil(5)).await?;
+    let buyers = bench.world.insiders(&house, all.div_ceil(5)).await?;
     bench
-        .in_turn("best-available", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+        .in_turn("best-available", &[Peer::Ours, Peer::Sync], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let count = turn.peer.part_of(count);
             let body = |_| best_four(schedule);
             let holds = Holds { buyers: buyers.clone(), body };
-            waiting(turn, count, progress, &holds).await?.expect(&[201])
+            waiting(turn, progress, &holds).await?.expect(&[201])
         })
         .await
 }
@@ -185,9 +189,11 @@ pub(super) async fn best_available_by_quarters(bench: &Bench) -> Result<Vec<Row>
     let buyers = bench.world.insiders(&house, each).await?;
     let mut quarters = Vec::new();
     for _ in 0..4 {
-        let quarter = bench.in_turn("best-available-quarter", &[Peer::Ours], async |turn, progress| {
+        // Each begins at a checkpoint; else one falls into one of them, and its pages are written whole once more.
+        bench.world.checkpoint().await?;
+        let quarter = bench.in_turn("best-available-quarter", &[Peer::Ours], each, async |turn, progress| {
             let body = |_| best_four(house.schedules[turn.number]);
-            waiting(turn, each, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         });
         quarters.push(quarter.await?);
     }
@@ -208,13 +214,13 @@ pub(super) async fn best_available_of(bench: &Bench, seats: usize) -> Result<Row
     // Two holds of each in a turn: even in one schedule they have 16 seats at most.
     let buyers = bench.world.insiders(&all, count.div_ceil(2)).await?;
     bench
-        .in_turn("best-available-of", &[Peer::Ours], async |turn, progress| {
+        .in_turn("best-available-of", &[Peer::Ours], count, async |turn, progress| {
             let body = |i: usize| {
                 let i = turn.number * count + i;
                 let schedule = all.schedules[i / holds_each * schedules + i % schedules];
                 best_four(schedule)
             };
-            waiting(turn, count, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
@@ -225,10 +231,10 @@ pub(super) async fn polled(bench: &Bench) -> Result<Row> {
     let house = bench.world.house(ROUNDS, rows_of_seats(count), open_queue()).await?;
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
     bench
-        .in_turn("holds-polled", &[Peer::Ours], async |turn, progress| {
+        .in_turn("holds-polled", &[Peer::Ours], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
             let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
-            submit_and_poll(turn, count, progress, &holds).await?.expect(&[201])
+            submit_and_poll(turn, progress, &holds).await?.expect(&[201])
         })
         .await
 }
@@ -243,15 +249,15 @@ struct Submitted {
 /// A piece of work is the outcome of hold `i`; the caller keeps several under way.
 async fn submit_and_poll<B: Fn(usize) -> String>(
     turn: Turn,
-    count: usize,
     progress: &ProgressBar,
     holds: &Holds<B>,
 ) -> Result<Measured> {
-    let pieces = count.div_ceil(POLLED_EACH);
-    let latencies = RefCell::new(Vec::with_capacity(count));
+    let Range { start, end } = turn.pieces();
+    let pieces = 0..turn.count.div_ceil(POLLED_EACH);
+    let latencies = RefCell::new(Vec::with_capacity(turn.count));
     let mut measured = at_once(turn.address, CALLERS, pieces, progress, async |connection, piece| {
         let mut under_way = VecDeque::with_capacity(POLLED_EACH);
-        for i in (piece * POLLED_EACH..count).take(POLLED_EACH) {
+        for i in (start + piece * POLLED_EACH..end).take(POLLED_EACH) {
             let at = Instant::now();
             let (status, id) = holds.hold(connection, i, None).await?;
             if status != 202 {
@@ -298,10 +304,10 @@ async fn at_rate(bench: &Bench, name: &'static str, rate: f64, count: usize) -> 
     let house = bench.world.house(ROUNDS, rows_of_seats(count), open_queue()).await?;
     let buyers = bench.world.insiders(&house, (count / HOLDS_EACH).max(1)).await?;
     bench
-        .in_turn(name, &[Peer::Ours], async |turn, progress| {
+        .in_turn(name, &[Peer::Ours], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
             let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
-            let pace = Pace { rate, count, patience: None };
+            let pace = Pace { rate, count: turn.count, patience: None };
             let work = async |connection: &mut Connection, i: usize| holds.hold_waiting(connection, i).await;
             open_loop(turn.address, CALLERS, pace, progress, work).await?.expect(&[201])
         })

@@ -11,6 +11,7 @@ mod sustained;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +36,8 @@ const CALLERS: usize = 1_024;
 const SYNC_PART: usize = 5;
 /// but so many at least, if ours has them.
 const SYNC_REQUESTS_MIN: usize = 5_000;
+/// This part of a turn's requests, one of each caller at least, comes before what is measured.
+const WARM_UP_PART: usize = 20;
 
 /// The search for the highest rate that is sustained.
 pub(crate) const SUSTAINED: &str = sustained::NAME;
@@ -130,12 +133,31 @@ pub(crate) struct Turn {
     pub(crate) number: usize,
     /// How many of its own.
     pub(crate) round: usize,
+    /// Its pieces of work are numbered from here.
+    pub(crate) first: usize,
+    /// How many there are.
+    pub(crate) count: usize,
 }
 
 impl Turn {
-    fn first(peer: Peer, address: SocketAddr) -> Self {
-        Self { peer, address, number: 0, round: 0 }
+    fn once(peer: Peer, address: SocketAddr, count: usize) -> Self {
+        Self { peer, address, number: 0, round: 0, first: 0, count }
     }
+
+    fn pieces(self) -> Range<usize> {
+        self.first..self.first + self.count
+    }
+}
+
+/// Pieces of work before the measured ones, in the same turn, that nobody measures: a comparator is a new process in each turn, whose
+/// memory and whose sessions' are cold. Ours has as many, of its own number.
+fn warm_up_of(count: usize) -> usize {
+    (count / WARM_UP_PART).max(CALLERS).min(count)
+}
+
+/// As many pieces of work as a turn of ours takes, what warms it up among them.
+fn with_warm_up(count: usize) -> usize {
+    warm_up_of(count) + count
 }
 
 impl Bench {
@@ -203,35 +225,45 @@ impl Bench {
         Ok(self.peers.start(peer.name())?.unwrap_or(self.world.api))
     }
 
-    /// Lets the peers take turns, ours first: A B A B.
+    /// Lets the peers take turns, ours first: A B A B. Each turn of ours has `count` pieces of work, and is warmed up with others of the same
+    /// kind if it is compared.
     async fn in_turn(
         &self,
         name: &'static str,
         peers: &[Peer],
+        count: usize,
         turn: impl AsyncFn(Turn, &ProgressBar) -> Result<Measured>,
     ) -> Result<Row> {
         let nothing = async |_, _| Ok(());
-        self.in_prepared_turn(name, peers, nothing, async |now, (), progress| turn(now, progress).await).await
+        self.in_prepared_turn(name, peers, count, nothing, async |now, (), progress| turn(now, progress).await).await
     }
 
-    /// The same, each turn with what was prepared right before it, for this peer and the turn of this number.
+    /// The same, each turn with what was prepared right before it, for so many pieces of work and the turn of this number.
     async fn in_prepared_turn<T>(
         &self,
         name: &'static str,
         peers: &[Peer],
-        prepare: impl AsyncFn(Peer, usize) -> Result<T>,
-        turn: impl AsyncFn(Turn, T, &ProgressBar) -> Result<Measured>,
+        count: usize,
+        prepare: impl AsyncFn(usize, usize) -> Result<T>,
+        turn: impl AsyncFn(Turn, &T, &ProgressBar) -> Result<Measured>,
     ) -> Result<Row> {
         let mut figures: BTreeMap<&'static str, Figures> = BTreeMap::new();
         let peers = if self.alone { &[Peer::Ours] } else { peers };
         let turns = (0..ROUNDS).flat_map(|_| peers.iter().copied()).enumerate();
         for (number, peer) in turns {
             self.turn_of(Peer::Ours).await?;
-            let prepared = prepare(peer, number).await?;
+            let count = peer.part_of(count);
+            let first = if peers.len() > 1 { warm_up_of(count) } else { 0 };
+            let prepared = prepare(first + count, number).await?;
             let progress = progress(name, peer);
-            let turn_now = Turn { peer, address: self.turn_of(peer).await?, number, round: number / peers.len() };
+            let address = self.turn_of(peer).await?;
+            let measured_part = Turn { peer, address, number, round: number / peers.len(), first, count };
+            if first > 0 {
+                turn(Turn { first: 0, count: first, ..measured_part }, &prepared, &progress).await?;
+                progress.reset();
+            }
             let before = self.processes.cpu();
-            let measured = turn(turn_now, prepared, &progress).await?;
+            let measured = turn(measured_part, &prepared, &progress).await?;
             progress.finish_and_clear();
             let cpu = used(&before, &self.processes.cpu());
             figures.entry(peer.name()).or_default().add(&measured, &cpu)?;

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 
 use super::holds::rows_of_seats;
-use super::{Bench, CALLERS, Peer, ROUNDS, Size, Turn, progress};
+use super::{Bench, CALLERS, Peer, ROUNDS, Size, Turn, progress, with_warm_up};
 use crate::http::Request;
 use crate::load::{Measured, at_once};
 use crate::report::Row;
@@ -21,16 +21,20 @@ const MONEY: i64 = 100_000;
 /// One payment each by buyers who are inside and hold a seat. They came right before: whoever buys pays within minutes.
 pub(super) async fn payments(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(60_000);
-    let house = bench.world.house(2 * ROUNDS, rows_of_seats(count), open_queue()).await?;
-    let hold = async |peer: Peer, turn: usize| {
-        let prepared = buyers_who_hold(bench, &house, peer.part_of(count), house.schedules[turn]).await?;
+    let house = bench.world.house(2 * ROUNDS, rows_of_seats(with_warm_up(count)), open_queue()).await?;
+    let hold = async |count: usize, turn: usize| {
+        let prepared = buyers_who_hold(bench, &house, count, house.schedules[turn]).await?;
         bench.world.analyze().await?;
         Ok(prepared)
     };
     bench
-        .in_prepared_turn("payments", &[Peer::Ours, Peer::Sync], hold, async |turn, (buyers, holds), progress| {
-            pay_each(turn, &buyers, &holds, progress).await
-        })
+        .in_prepared_turn(
+            "payments",
+            &[Peer::Ours, Peer::Sync],
+            count,
+            hold,
+            async |turn, (buyers, holds), progress| pay_each(turn, buyers, holds, progress).await,
+        )
         .await
 }
 
@@ -39,7 +43,7 @@ pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let count = if bench.size == Size::Smoke { CALLERS } else { WARM_UP_PAYMENTS };
     let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
     let (buyers, holds) = buyers_who_hold(bench, &house, count, house.schedules[0]).await?;
-    let turn = Turn::first(Peer::Ours, bench.world.api);
+    let turn = Turn::once(Peer::Ours, bench.world.api, count);
     pay_each(turn, &buyers, &holds, &progress("warming up", Peer::Ours)).await.map(drop)
 }
 
@@ -59,7 +63,7 @@ async fn buyers_who_hold(
 async fn hold_each(bench: &Bench, buyers: &[Buyer], schedule: i64) -> Result<Vec<String>> {
     let held = RefCell::new(vec![String::new(); buyers.len()]);
     let hidden = ProgressBar::hidden();
-    let measured = at_once(bench.world.api, CALLERS, buyers.len(), &hidden, async |connection, i| {
+    let measured = at_once(bench.world.api, CALLERS, 0..buyers.len(), &hidden, async |connection, i| {
         let headers = [
             ("authorization", buyers[i].authorization.as_str()),
             ("queue-token", buyers[i].queue_token.as_str()),
@@ -80,7 +84,7 @@ async fn hold_each(bench: &Bench, buyers: &[Buyer], schedule: i64) -> Result<Vec
 }
 
 async fn pay_each(turn: Turn, buyers: &[Buyer], holds: &[String], progress: &ProgressBar) -> Result<Measured> {
-    let measured = at_once(turn.address, CALLERS, holds.len(), progress, async |connection, i| {
+    let measured = at_once(turn.address, CALLERS, turn.pieces(), progress, async |connection, i| {
         let headers = [
             ("authorization", buyers[i].authorization.as_str()),
             ("queue-token", buyers[i].queue_token.as_str()),
@@ -98,9 +102,8 @@ pub(super) async fn charges(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(160_000);
     let buyers = bench.world.buyers(count / CHARGES_EACH).await?;
     bench
-        .in_turn("charges", &[Peer::Ours, Peer::Sync], async |turn, progress| {
-            let count = turn.peer.part_of(count);
-            let measured = at_once(turn.address, CALLERS, count, progress, async |connection, i| {
+        .in_turn("charges", &[Peer::Ours, Peer::Sync], count, async |turn, progress| {
+            let measured = at_once(turn.address, CALLERS, turn.pieces(), progress, async |connection, i| {
                 let buyer = &buyers[i % buyers.len()];
                 let headers = [("authorization", buyer.authorization.as_str()), ("prefer", "wait=30")];
                 let request =

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{Bench, CALLERS, Peer, ROUNDS};
+use super::{Bench, CALLERS, Peer, ROUNDS, with_warm_up};
 use crate::http::{Connection, Request};
 use crate::load::at_once;
 use crate::report::Row;
@@ -16,19 +16,19 @@ const SECTION_SEATS: usize = 1_000;
 /// Buyers who find the concert, choose a seat and pay.
 pub(super) async fn purchases(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(24_000);
-    let seats = i64::try_from(count.div_ceil(SECTION_SEATS) * SECTION_SEATS)?;
+    let all = with_warm_up(count);
+    let seats = i64::try_from(all.div_ceil(SECTION_SEATS) * SECTION_SEATS)?;
     let mut houses = Vec::new();
     for _ in 0..2 * ROUNDS {
         houses.push(bench.world.house(1, seats, open_queue()).await?);
     }
-    let buyers = bench.world.buyers(count).await?;
+    let buyers = bench.world.buyers(all).await?;
     bench.world.charge(&buyers, MONEY).await?;
     bench.world.analyze().await?;
     bench
-        .in_turn("purchases", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+        .in_turn("purchases", &[Peer::Ours, Peer::Sync], count, async |turn, progress| {
             let house = &houses[turn.number];
-            let count = turn.peer.part_of(count);
-            let measured = at_once(turn.address, CALLERS, count, progress, async |connection, i| {
+            let measured = at_once(turn.address, CALLERS, turn.pieces(), progress, async |connection, i| {
                 purchase(connection, house, &buyers[i], i).await
             });
             measured.await?.expect(&[201])

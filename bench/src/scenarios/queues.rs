@@ -7,7 +7,7 @@ use common::keys::QueueClaims;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Bench, CALLERS, Peer, ROUNDS, Size};
+use super::{Bench, CALLERS, Peer, ROUNDS, Size, with_warm_up};
 use crate::http::Request;
 use crate::load::at_once;
 use crate::report::Row;
@@ -30,13 +30,12 @@ pub(super) async fn joins(bench: &Bench) -> Result<Row> {
     for _ in 0..2 * ROUNDS {
         houses.push(bench.world.house(0, 50, json!({"rate_per_minute": 60, "burst": 1, "max_active": 10})).await?);
     }
-    let buyers = bench.world.buyers(count).await?;
+    let buyers = bench.world.buyers(with_warm_up(count)).await?;
     bench.world.analyze().await?;
     bench
-        .in_turn("joins", &[Peer::Ours, Peer::Sync], async |turn, progress| {
+        .in_turn("joins", &[Peer::Ours, Peer::Sync], count, async |turn, progress| {
             let path = format!("/v1/concerts/{}/queue-tokens", houses[turn.number].concert_id);
-            let count = turn.peer.part_of(count);
-            let measured = at_once(turn.address, CALLERS, count, progress, async |connection, i| {
+            let measured = at_once(turn.address, CALLERS, turn.pieces(), progress, async |connection, i| {
                 let headers = [("authorization", buyers[i].authorization.as_str()), ("prefer", "wait=30")];
                 let request = Request { method: "POST", path: &path, headers: &headers, body: "" };
                 Ok(connection.call(&request).await?.status)
@@ -59,8 +58,8 @@ pub(super) async fn polls_1m(bench: &Bench) -> Result<Row> {
 
 /// Polls of waiting tokens, while `waiting` wait.
 pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize, peers: &[Peer]) -> Result<Row> {
-    // What is compared differs less than the machine does from one turn to another, so there are more of them; if there is little to
-    // measure, there are not: a comparator is cold when its turn begins.
+    // What is compared differs less than the machine does from one turn to another, so there are more of them, unless there is little to
+    // measure.
     let turns_a_round = if bench.size == Size::Full { POLL_TURNS_A_ROUND } else { 1 };
     let count = bench.scaled(800_000) / turns_a_round;
     let long = line(bench, waiting).await?;
@@ -68,10 +67,9 @@ pub(super) async fn polls(bench: &Bench, name: &'static str, waiting: usize, pee
     let short = if has_short { line(bench, SHORT_LINE).await? } else { Vec::new() };
     bench.world.checkpoint().await?;
     bench
-        .in_turn(name, &peers.repeat(turns_a_round), async |turn, progress| {
+        .in_turn(name, &peers.repeat(turns_a_round), count, async |turn, progress| {
             let tokens = if turn.peer == WITH_SHORT_LINE { &short } else { &long };
-            let count = turn.peer.part_of(count);
-            let measured = at_once(turn.address, POLLING, count, progress, async |connection, i| {
+            let measured = at_once(turn.address, POLLING, turn.pieces(), progress, async |connection, i| {
                 let headers = [("queue-token", tokens[i % tokens.len()].queue_token.as_str())];
                 let request = Request { method: "GET", path: "/v1/queue-token", headers: &headers, body: "" };
                 Ok(connection.call(&request).await?.status)

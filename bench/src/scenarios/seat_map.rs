@@ -29,9 +29,9 @@ pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
     let path = format!("/v1/schedules/{schedule}/seats?status=all");
     let next_seat = std::cell::Cell::new(0);
     bench
-        .in_turn("seatmap", &[Peer::Ours], async |turn, progress| {
+        .in_turn("seatmap", &[Peer::Ours], count, async |turn, progress| {
             let (newest, maps) = (RefCell::new(String::new()), RefCell::new(HashSet::new()));
-            let reads = at_once(turn.address, READERS, count, progress, async |connection, i| {
+            let reads = at_once(turn.address, READERS, turn.pieces(), progress, async |connection, i| {
                 let buyer = &buyers[i % buyers.len()];
                 let etag = newest.borrow().clone();
                 let mut headers = vec![

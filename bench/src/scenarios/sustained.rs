@@ -146,10 +146,10 @@ impl Climb {
     async fn attempt(&self, bench: &Bench, house: &mut House, buyers: &[Buyer], pace: Pace) -> Result<(Measured, Cpu)> {
         let schedule = bench.world.add_schedule(house, rows_of_seats(WARM_UP_HOLDS + pace.count)).await?;
         bench.world.analyze().await?;
-        let turn = Turn::first(self.peer, bench.turn_of(self.peer).await?);
+        let turn = Turn::once(self.peer, bench.turn_of(self.peer).await?, WARM_UP_HOLDS);
         let holds = Holds { buyers: buyers.to_vec(), body: |i| seat_body(schedule, index(i)) };
         let progress = progress(NAME, self.peer);
-        waiting(turn, WARM_UP_HOLDS, &progress, &holds).await?.expect(&[201]).map(drop)?;
+        waiting(turn, &progress, &holds).await?.expect(&[201]).map(drop)?;
         let before = bench.processes.cpu();
         let work =
             async |connection: &mut Connection, i: usize| holds.hold_waiting(connection, WARM_UP_HOLDS + i).await;
