@@ -1,4 +1,4 @@
-//! The comparators as processes of their own: each is started for its turn and killed after it, so that none disturbs another.
+//! The comparators as processes of their own: each is started for its turn and ended after it, so that none disturbs another.
 
 use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Sets how a program is scheduled; `xtask` uses it for this one, where it is installed.
 const CHRT: &str = "chrt";
@@ -80,8 +81,10 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // Both fail only if it has ended already.
-        let _ = self.child.kill();
+        // Both fail only if it has ended already. It is asked, not killed: `cargo xtask pgo` wants to know what it executed.
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
         let _ = self.child.wait();
     }
 }

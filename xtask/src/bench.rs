@@ -71,15 +71,21 @@ struct Launch {
     profile: Profile,
 }
 
-/// Measures, as `args` say.
+/// Measures what is shipped, as `args` say.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
+    let is_smoke = args.iter().any(|arg| arg == SMOKE);
+    run(if is_smoke { Profile::Dev } else { Profile::Dist }, args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same of programs of this profile.
+pub(crate) fn run(profile: Profile, args: &[String]) -> Result<()> {
     let folder = dev::workspace()?.join(".dev");
     std::fs::create_dir_all(&folder).context("cannot create .dev")?;
     let dev = Dev::open(Some(&folder.join(BENCH_DIR)))?;
     // Before anything is built: that may replace this very file.
     let myself = std::env::current_exe().context("cannot find myself")?;
-    let is_smoke = args.iter().any(|arg| arg == SMOKE);
-    let launch = Launch { myself, profile: if is_smoke { Profile::Dev } else { Profile::Dist } };
+    let launch = Launch { myself, profile };
     let programs = cargo::build_programs(&dev, launch.profile)?;
     let program = programs.get(BENCH).context("cargo did not say where it put the load generator")?;
     match growths(args)? {
@@ -99,7 +105,7 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Which growths are asked for, and the other arguments; None: none.

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::dev::Dev;
-use crate::interrupt;
+use crate::{interrupt, pgo};
 
 /// The programs of the system.
 pub(crate) const PROGRAMS: [&str; 5] = ["setup", "api", "token-worker", "reservation-worker", "payment-worker"];
@@ -29,15 +29,25 @@ pub(crate) enum Profile {
     Release,
     /// As it is shipped: fastest, and slowest to build
     Dist,
+    /// The same, and counts what it executes (`cargo xtask pgo`)
+    #[value(hide = true)]
+    Instrumented,
 }
 
 impl Profile {
-    /// Its name, as Cargo knows it.
+    /// Its name, as `up` knows it.
     pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Instrumented => "instrumented",
+            others => others.cargo_name(),
+        }
+    }
+
+    fn cargo_name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
             Self::Release => "release",
-            Self::Dist => "dist",
+            Self::Dist | Self::Instrumented => "dist",
         }
     }
 }
@@ -65,7 +75,8 @@ pub(crate) fn build_programs(dev: &Dev, profile: Profile) -> Result<Programs> {
     let mut command = cargo(dev);
     // All of the workspace: a selection of packages has other features in common, and would compile what they lean on anew.
     command.args(["build", "--workspace", "--bins", "--message-format=json-render-diagnostics"]);
-    command.args(["--profile", profile.name()]);
+    command.args(["--profile", profile.cargo_name()]);
+    pgo::guide(&mut command, dev, profile)?;
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("cargo has no output")?;
     let reader = std::thread::spawn(move || {

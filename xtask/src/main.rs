@@ -1,4 +1,4 @@
-//! `cargo xtask up | down | test | bench | kafka | sqlx | packages`: the development and test system.
+//! `cargo xtask up | down | test | bench | pgo | kafka | sqlx | packages`: the development and test system.
 //!
 //! A private Kafka and a private Postgres under `.dev/`, the api and the workers on top of them, without Docker.
 //! Linux only: it tells processes apart by `/proc`.
@@ -13,6 +13,7 @@ mod interrupt;
 mod kafka;
 mod kafka_tools;
 mod packages;
+mod pgo;
 mod ports;
 mod postgres;
 mod process;
@@ -68,6 +69,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Count anew what the programs execute under load, for builds of the profile `dist`; half an hour on two cores
+    Pgo,
     /// Install what the other commands need (Java, Maven, Postgres, compilers), if it is missing, and nothing else
     Packages,
     /// Run one of Kafka's own tools against the running system; without a name, list them
@@ -138,6 +141,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Down { wipe, dir } => down::down(&dir.open()?, wipe),
         Command::Test { args } => test::test(&args),
         Command::Bench { args } => bench::bench(&args),
+        Command::Pgo => pgo::pgo(),
         Command::Packages => {
             packages::ensure(packages::Wanted { postgres: true, maven: true })?;
             Ok(ExitCode::SUCCESS)
