@@ -1,5 +1,6 @@
 //! Profile-guided optimisation of what is shipped. `cargo xtask pgo` builds programs that count what they execute, puts the quick benchmark's
-//! load on them, and writes what they counted to a file that stays with the sources; builds of the profile `dist` are laid out by it.
+//! load on them, and writes what they counted to a file that stays with the sources. The builds of the profile `dist` that are made from here
+//! and by `Dockerfile` use it.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -15,25 +16,37 @@ use crate::{bench, console, packages};
 
 /// What was counted, in the repository. `Dockerfile` names it, too.
 const PROFDATA: &str = "xtask/dist.profdata";
+/// What the names of functions depend on, as it was when they were counted: with another one, the counts find no function.
+const COUNTED_WITH: &str = "xtask/dist.counted-with";
+const STALE: &str = "what runs was counted with another rustc or other dependencies, so it may be built some percent slower; \
+                     `cargo xtask pgo` counts anew";
 /// Programs that count, and what each of them wrote.
 const TARGET: &str = "target/pgo";
 const COUNTS: &str = "target/pgo/counts";
-/// Splits flags that may have spaces in them.
+/// Flags that may have spaces in them, and what splits them. Cargo then looks for others neither in `RUSTFLAGS` nor in its own settings.
 const CARGO_ENCODED_RUSTFLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
+const SPLIT: &str = "\x1f";
 
 /// Tells Cargo to build by the counts, or programs that count, as the profile asks.
 pub(crate) fn guide(command: &mut Command, dev: &Dev, profile: Profile) -> Result<()> {
-    let mut flags: Vec<String> =
-        std::env::var("RUSTFLAGS").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let mut flags: Vec<String> = match (std::env::var(CARGO_ENCODED_RUSTFLAGS), std::env::var("RUSTFLAGS")) {
+        (Ok(encoded), _) => encoded.split(SPLIT).map(str::to_owned).collect(),
+        (_, plain) => plain.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+    };
     match profile {
         Profile::Dev | Profile::Release => return Ok(()),
-        Profile::Dist => flags.extend(by_counts(&dev.root.join(PROFDATA))?),
+        Profile::Dist => {
+            if fs::read_to_string(dev.root.join(COUNTED_WITH)).ok() != Some(counting_with(dev)?) {
+                console::note(STALE);
+            }
+            flags.extend(by_counts(&dev.root.join(PROFDATA))?);
+        }
         Profile::Instrumented => {
             command.arg("--target-dir").arg(dev.root.join(TARGET));
             flags.push(format!("-Cprofile-generate={}", dev.root.join(COUNTS).display()));
         }
     }
-    command.env(CARGO_ENCODED_RUSTFLAGS, flags.join("\x1f"));
+    command.env(CARGO_ENCODED_RUSTFLAGS, flags.join(SPLIT));
     Ok(())
 }
 
@@ -52,7 +65,7 @@ fn by_counts(profdata: &Path) -> Result<[String; 3]> {
 /// Counts anew.
 pub(crate) fn pgo() -> Result<ExitCode> {
     let dev = Dev::open(None)?;
-    let llvm_profdata = llvm_profdata()?;
+    let llvm_profdata = llvm_profdata(&dev)?;
     cargo::build_programs(&dev, Profile::Instrumented)?;
     // Build scripts count, too.
     let counts = dev.root.join(COUNTS);
@@ -66,21 +79,34 @@ pub(crate) fn pgo() -> Result<ExitCode> {
     let mut merge = Command::new(llvm_profdata);
     merge.args(["merge", "--sparse", "-o"]).arg(&profdata).args(written);
     ensure!(cargo::wait(merge.spawn().context("cannot run llvm-profdata")?)?.success(), "llvm-profdata failed");
-    console::note(&format!("wrote {}; commit it", dev.show(&profdata)));
+    fs::write(dev.root.join(COUNTED_WITH), counting_with(&dev)?).context(COUNTED_WITH)?;
+    console::note(&format!("wrote {} and {COUNTED_WITH}; commit both", dev.show(&profdata)));
     Ok(ExitCode::SUCCESS)
 }
 
+/// Cargo puts the compiler, all dependencies and the profile's settings into the names of functions.
+fn counting_with(dev: &Dev) -> Result<String> {
+    let mut text = rustc(dev, &["-vV"])?;
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        let content = fs::read_to_string(dev.root.join(file)).with_context(|| file.to_owned())?;
+        text = format!("{text}{file} {:x}\n", dev::stable_hash(&content));
+    }
+    Ok(text)
+}
+
+fn rustc(dev: &Dev, args: &[&str]) -> Result<String> {
+    let output = Command::new("rustc").args(args).current_dir(&dev.root).output().context("cannot run rustc")?;
+    ensure!(output.status.success(), "rustc {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 /// The tool that merges counts: that of the toolchain, or of the same LLVM.
-fn llvm_profdata() -> Result<PathBuf> {
-    let rustc = |args: &[&str]| -> Result<String> {
-        let output = Command::new("rustc").args(args).current_dir(dev::workspace()?).output();
-        Ok(String::from_utf8(output.context("cannot run rustc")?.stdout)?)
-    };
-    let of_toolchain = Path::new(rustc(&["--print", "target-libdir"])?.trim()).with_file_name("bin/llvm-profdata");
+fn llvm_profdata(dev: &Dev) -> Result<PathBuf> {
+    let of_toolchain = Path::new(rustc(dev, &["--print", "target-libdir"])?.trim()).with_file_name("bin/llvm-profdata");
     if of_toolchain.is_file() {
         return Ok(of_toolchain);
     }
-    let version = rustc(&["-vV"])?;
+    let version = rustc(dev, &["-vV"])?;
     let major = llvm_major(&version).context("rustc does not say which LLVM it has")?;
     let Some(program) = packages::on_path(&format!("llvm-profdata-{major}")) else {
         bail!("llvm-profdata is missing: rustup component add llvm-tools, or Debian's package llvm-{major}");

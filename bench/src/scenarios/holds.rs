@@ -189,7 +189,7 @@ pub(super) async fn best_available_by_quarters(bench: &Bench) -> Result<Vec<Row>
     let buyers = bench.world.insiders(&house, each).await?;
     let mut quarters = Vec::new();
     for _ in 0..4 {
-        // Each begins at a checkpoint; else one falls into one of them, and its pages are written whole once more.
+        // A checkpoint within a quarter would make it write whole pages again.
         bench.world.checkpoint().await?;
         let quarter = bench.in_turn("best-available-quarter", &[Peer::Ours], each, async |turn, progress| {
             let body = |_| best_four(house.schedules[turn.number]);

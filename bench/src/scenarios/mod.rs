@@ -36,7 +36,7 @@ const CALLERS: usize = 1_024;
 const SYNC_PART: usize = 5;
 /// but so many at least, if ours has them.
 const SYNC_REQUESTS_MIN: usize = 5_000;
-/// This part of a turn's requests, one of each caller at least, comes before what is measured.
+/// Before what is measured come as many again as this part of it, one of each caller at least.
 const WARM_UP_PART: usize = 20;
 
 /// The search for the highest rate that is sustained.
@@ -137,11 +137,13 @@ pub(crate) struct Turn {
     pub(crate) first: usize,
     /// How many there are.
     pub(crate) count: usize,
+    /// Whether they only warm it up.
+    pub(crate) warms_up: bool,
 }
 
 impl Turn {
     fn once(peer: Peer, address: SocketAddr, count: usize) -> Self {
-        Self { peer, address, number: 0, round: 0, first: 0, count }
+        Self { peer, address, number: 0, round: 0, first: 0, count, warms_up: false }
     }
 
     fn pieces(self) -> Range<usize> {
@@ -150,7 +152,7 @@ impl Turn {
 }
 
 /// Pieces of work before the measured ones, in the same turn, that nobody measures: a comparator is a new process in each turn, whose
-/// memory and whose sessions' are cold. Ours has as many, of its own number.
+/// memory and whose sessions' are cold. Ours has the same part of its own number.
 fn warm_up_of(count: usize) -> usize {
     (count / WARM_UP_PART).max(CALLERS).min(count)
 }
@@ -257,9 +259,10 @@ impl Bench {
             let prepared = prepare(first + count, number).await?;
             let progress = progress(name, peer);
             let address = self.turn_of(peer).await?;
-            let measured_part = Turn { peer, address, number, round: number / peers.len(), first, count };
+            let round = number / peers.len();
+            let measured_part = Turn { peer, address, number, round, first, count, warms_up: false };
             if first > 0 {
-                turn(Turn { first: 0, count: first, ..measured_part }, &prepared, &progress).await?;
+                turn(Turn { first: 0, count: first, warms_up: true, ..measured_part }, &prepared, &progress).await?;
                 progress.reset();
             }
             let before = self.processes.cpu();
