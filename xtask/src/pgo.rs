@@ -33,6 +33,7 @@ pub(crate) fn guide(command: &mut Command, dev: &Dev, profile: Profile) -> Resul
         (Ok(encoded), _) => encoded.split(SPLIT).map(str::to_owned).collect(),
         (_, plain) => plain.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
     };
+    flags.retain(|flag| !flag.is_empty());
     match profile {
         Profile::Dev | Profile::Release => return Ok(()),
         Profile::Dist => {
