@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::plots::{Line, Panel, Plot};
 use crate::scenarios::{Bench, Peer, Size, progress};
 
-/// What can grow. `cargo xtask bench --growth` has the same list, and gives each a system of its own.
+/// What can grow. `cargo xtask bench --growth` gives each a system of its own.
 pub(crate) const NAMES: [&str; 6] = ["requests", "waiting", "seats", "sold", "workers", "partitions"];
 
 const REQUESTS: [i64; 4] = [0, 1_000_000, 5_000_000, 20_000_000];
@@ -192,6 +192,8 @@ fn add(points: &mut Vec<Point>, new: Vec<Point>) {
 /// A file cannot be written.
 pub(crate) fn plot(growths: &Growths, folder: &Path) -> Result<()> {
     for (name, points) in growths.iter().filter(|(_, points)| !points.is_empty()) {
+        // What there can be none of has no place on a logarithmic axis.
+        let x_log = name != "sold";
         let (title, x) = match name.as_str() {
             "requests" => ("Holds of one schedule, by the outcomes that are stored", "rows in requests"),
             "waiting" => ("Polls, by how many wait", "waiting tokens"),
@@ -213,7 +215,7 @@ pub(crate) fn plot(growths: &Growths, folder: &Path) -> Result<()> {
                 ],
             },
         ];
-        Plot { title: title.to_owned(), x, panels }.write(&folder.join(format!("growth-{name}.svg")))?;
+        Plot { title: title.to_owned(), x, x_log, panels }.write(&folder.join(format!("growth-{name}.svg")))?;
     }
     Ok(())
 }

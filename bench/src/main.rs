@@ -7,6 +7,7 @@ mod load;
 mod peers;
 mod plots;
 mod processes;
+mod proof;
 mod report;
 mod scenarios;
 mod world;
@@ -36,6 +37,10 @@ struct Cli {
 enum Command {
     /// Measure, and print a table
     Run(RunArgs),
+    /// Measure the programs as they are shipped, on a fresh system of their own in `.dev/bench`, beside what they are compared with
+    // For `cargo xtask bench`: its help, and a look at its arguments before it brings a system up. Says which growths they ask for.
+    #[command(hide = true, override_usage = "cargo xtask bench [OPTIONS]")]
+    Check(Wanted),
     /// Serve the synchronous comparator
     Sync(comparators::sync::SyncSettings),
     /// Serve the comparator that does no work
@@ -48,17 +53,11 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// A few minutes instead of as long as it takes
-    #[arg(long)]
-    quick: bool,
-    /// So little that it says nothing about speed, but all about correctness: each request has one outcome, the tables are sound
-    #[arg(long, conflicts_with = "quick")]
-    smoke: bool,
-    /// Without those that it is compared with
-    #[arg(long)]
-    alone: bool,
     #[command(flatten)]
     wanted: Wanted,
+    /// The points of growth that were measured so far; new ones are added [default: growth.json in the system's folder]
+    #[arg(long, value_name = "FILE")]
+    growth_file: Option<PathBuf>,
     /// The api's address
     #[arg(long, env = "BOXOFFICE_URL")]
     url: String,
@@ -75,24 +74,67 @@ struct RunArgs {
     database: DatabaseConfig,
 }
 
-/// What is measured, and where it is written.
+// What people ask for: all that does not depend on the system. (No doc comment: it would be the help's first line.)
 #[derive(Args)]
 struct Wanted {
-    /// No scenarios: how the cost of a request grows with this, on the system as it is
-    #[arg(long, value_name = "WHAT", value_parser = growth::NAMES, requires = "growth_file")]
-    growth: Option<String>,
-    /// The points of growth that were measured so far; new ones are added
-    #[arg(long, value_name = "FILE")]
-    growth_file: Option<PathBuf>,
-    /// Only these scenarios
+    /// A few minutes instead of as long as it takes; without `sustained`
+    #[arg(long)]
+    quick: bool,
+    /// So little that it says nothing about speed, but all about correctness: each request has one outcome, the tables are sound
+    #[arg(long, conflicts_with = "quick")]
+    smoke: bool,
+    /// Without those that it is compared with
+    #[arg(long)]
+    alone: bool,
+    /// Only this scenario; may be given several times
     #[arg(long, value_name = "SCENARIO", value_parser = NAMES)]
     only: Vec<String>,
+    /// No scenarios: how the cost of a request grows with what there is, on a system for each; without `=`, with everything that can grow
+    #[arg(long, value_name = "WHAT", value_parser = growth::NAMES, num_args = 0..=1, require_equals = true,
+          default_missing_values = growth::NAMES, conflicts_with = "only")]
+    growth: Vec<String>,
     /// Write the figures to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw what can be drawn, as SVG files in this folder
+    /// Draw what can be drawn (`sustained`, and growth) as SVG files in this folder
     #[arg(long, value_name = "FOLDER")]
     plots: Option<PathBuf>,
+}
+
+impl Wanted {
+    fn size(&self) -> Size {
+        match (self.smoke, self.quick) {
+            (true, _) => Size::Smoke,
+            (false, true) => Size::Quick,
+            (false, false) => Size::Full,
+        }
+    }
+
+    /// What grows, each once.
+    fn growths(&self) -> impl Iterator<Item = &'static str> {
+        growth::NAMES.into_iter().filter(|name| self.growth.iter().any(|asked| asked == name))
+    }
+
+    /// Where figures are to be drawn, if any of those that are wanted can be.
+    fn drawn_in(&self) -> Option<&Path> {
+        let sustained = match &self.only[..] {
+            [] => self.size() == Size::Full,
+            only => only.iter().any(|only| only == SUSTAINED),
+        };
+        self.plots.as_deref().filter(|_| sustained || !self.growth.is_empty())
+    }
+
+    /// Looks whether the results can be written, before time is spent on them. What earlier runs wrote stays until then.
+    fn make_room(&self) -> Result<()> {
+        if let Some(file) = &self.json {
+            let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+            opened.with_context(|| file.display().to_string())?;
+        }
+        if let Some(folder) = self.drawn_in() {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
+        Ok(())
+    }
 }
 
 /// One thread: the load generator takes as little as it can from what it measures.
@@ -100,20 +142,29 @@ struct Wanted {
 async fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Run(args) => run(args).await,
-        // A service has all cores, as ours has.
-        Command::Sync(settings) => on_all_cores(comparators::sync::serve(settings)),
-        Command::Bare { listen } => {
-            on_all_cores(comparators::bare::serve(listen, comparators::bare::Bodies::typical()?))
+        Command::Check(wanted) => {
+            wanted.make_room()?;
+            wanted.growths().for_each(|name| println!("{name}"));
+            Ok(())
         }
+        Command::Sync(settings) => serve(comparators::sync::serve(settings)),
+        Command::Bare { listen } => serve(comparators::bare::serve(listen, comparators::bare::Bodies::typical()?)),
     }
 }
 
-fn on_all_cores(serve: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
-    let serving = std::thread::spawn(|| tokio::runtime::Runtime::new()?.block_on(serve));
+/// Serves on all cores, as ours does, for as long as the load generator lives: if that is killed, it cannot end this process.
+fn serve(serving: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    let serving = std::thread::spawn(|| tokio::runtime::Runtime::new()?.block_on(serving));
     serving.join().map_err(|_| anyhow::anyhow!("the comparator panicked"))?
 }
 
 async fn run(args: RunArgs) -> Result<()> {
+    let wanted = args.wanted;
+    wanted.make_room()?;
+    if wanted.plots.is_some() && wanted.drawn_in().is_none() {
+        eprintln!("nothing will be drawn: of the scenarios only {SUSTAINED} can be, and it is not among these");
+    }
     let api: SocketAddr =
         args.url.trim_start_matches("http://").parse().context("BOXOFFICE_URL is http://address:port")?;
     let pool = common::database::pool(&args.database, "bench", 4)?;
@@ -125,25 +176,22 @@ async fn run(args: RunArgs) -> Result<()> {
         world,
         processes: Processes::new(&args.dev_dir),
         peers: Peers::default(),
+        told: proof::Told::default(),
         database_url: args.database.database_url.clone(),
         folder: args.dev_dir.join("pgbench"),
-        size: match (args.smoke, args.quick) {
-            (true, _) => Size::Smoke,
-            (false, true) => Size::Quick,
-            (false, false) => Size::Full,
-        },
+        size: wanted.size(),
         // What grows is compared with itself.
-        alone: args.alone || args.wanted.growth.is_some(),
+        alone: wanted.alone || !wanted.growth.is_empty(),
     };
     bench.warm_up().await.context("warming up")?;
-    let wanted = args.wanted;
-    if let Some(folder) = &wanted.plots {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    if wanted.growth.is_empty() {
+        return scenarios(&bench, &wanted).await;
     }
-    match (&wanted.growth, &wanted.growth_file) {
-        (Some(name), Some(file)) => growth(&bench, name, file, &wanted).await,
-        _ => scenarios(&bench, &wanted).await,
+    let points = args.growth_file.unwrap_or_else(|| args.dev_dir.join("growth.json"));
+    for name in wanted.growths() {
+        growth(&bench, name, &points, &wanted).await?;
     }
+    Ok(())
 }
 
 async fn growth(bench: &Bench, name: &str, file: &Path, wanted: &Wanted) -> Result<()> {
@@ -179,8 +227,7 @@ async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {
             }
         }
     }
-    // Every request has one outcome, no seat two owners, every balance its entries; or it panics.
-    boxoffice_tests::audit::audit_at_rest(&bench.world.pool).await;
+    proof::prove(&bench.world.pool, &bench.told).await?;
     println!("{}", report::table(&rows));
     if let Some(file) = &wanted.json {
         write_json(file, &report::json(&rows))?;
@@ -194,4 +241,55 @@ async fn scenarios(bench: &Bench, wanted: &Wanted) -> Result<()> {
 
 fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {
     std::fs::write(file, format!("{value:#}\n")).with_context(|| file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &str) -> Result<Wanted, String> {
+        let cli = Cli::try_parse_from(["bench", "check"].into_iter().chain(args.split_whitespace()));
+        match cli.map_err(|error| error.to_string())?.command {
+            Command::Check(wanted) => Ok(wanted),
+            _ => Err("another command".to_owned()),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused_with_what_can() {
+        for (args, told) in [
+            ("--only nonsense", "holds-hot"),
+            ("--growth=seats --growth=money", "partitions"),
+            ("--growth --only joins", "cannot be used with"),
+            ("--quick --smoke", "cannot be used with"),
+        ] {
+            let refused = check(args).map(|_| ()).unwrap_err();
+            assert!(refused.contains(told), "{args}: {refused}");
+        }
+    }
+
+    #[test]
+    fn growth_is_some_kinds_or_all() {
+        let growths = |args| check(args).unwrap().growths().collect::<Vec<_>>();
+        assert_eq!(growths("--quick --only joins"), [""; 0]);
+        assert_eq!(growths("--growth --quick"), growth::NAMES);
+        assert_eq!(growths("--growth=workers --growth=seats --growth=workers"), ["seats", "workers"]);
+    }
+
+    #[test]
+    fn a_folder_is_for_what_can_be_drawn() {
+        let is_drawn = |args: &str| check(&format!("--plots x {args}")).unwrap().drawn_in().is_some();
+        assert!(["", "--alone", "--quick --only sustained", "--quick --growth=seats"].into_iter().all(is_drawn));
+        assert!(!["--quick", "--smoke", "--only holds-hot"].into_iter().any(is_drawn));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_told_and_one_that_can_keeps_what_it_has() {
+        assert!(check("--json /nowhere/figures.json").unwrap().make_room().is_err());
+        let file = std::env::temp_dir().join(format!("boxoffice-figures-{}.json", std::process::id()));
+        std::fs::write(&file, "{}").unwrap();
+        check(&format!("--json {}", file.display())).unwrap().make_room().unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "{}");
+        std::fs::remove_file(&file).unwrap();
+    }
 }

@@ -1,14 +1,16 @@
 //! Plots as SVG files: dark text on white, so that they can be read in a viewer of any colour.
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::coord::combinators::{IntoLogRange as _, LogCoord};
-use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::{
-    BLACK, Cartesian2d, ChartBuilder, ChartContext, Circle, Color as _, DrawingArea, IntoDrawingArea as _,
-    IntoFont as _, LineSeries, PathElement, RGBColor, SVGBackend, Text, WHITE,
+    BLACK, ChartBuilder, Circle, Color as _, DrawingArea, IntoDrawingArea as _, IntoFont as _, LineSeries, PathElement,
+    RGBColor, SVGBackend, Text, WHITE,
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -54,11 +56,13 @@ pub(crate) struct Panel {
     pub(crate) lines: Vec<Line>,
 }
 
-/// Panels below each other, whose x is the same and logarithmic.
+/// Panels below each other, whose x is the same.
 pub(crate) struct Plot {
     pub(crate) title: String,
     /// What x is, with its unit.
     pub(crate) x: &'static str,
+    /// Whether x is logarithmic; else it begins at 0.
+    pub(crate) x_log: bool,
     pub(crate) panels: Vec<Panel>,
 }
 
@@ -75,7 +79,7 @@ impl Plot {
             let below = root.titled(&self.title, TITLE_TEXT.into_font().color(&BLACK)).map_err(failed)?;
             for (panel, area) in self.panels.iter().zip(below.split_evenly((self.panels.len(), 1))) {
                 let (lines, beside) = area.split_horizontally(WIDTH_PX - LEGEND_PX);
-                draw(panel, self.x, &lines)?;
+                draw(panel, self, &lines)?;
                 legend(panel, &beside)?;
             }
             root.present().map_err(failed)
@@ -86,30 +90,59 @@ impl Plot {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-fn draw(panel: &Panel, x: &str, area: &Area) -> Result<()> {
-    let points = || panel.lines.iter().flat_map(|line| line.points.iter().copied());
-    let xs = bounds(points().map(|point| point.0)).ok_or_else(|| anyhow!("there are no points of {}", panel.y))?;
-    let ys = bounds(points().map(|point| point.1)).ok_or_else(|| anyhow!("there are no points of {}", panel.y))?;
-    let mut builder = ChartBuilder::on(area);
-    builder.margin(12).x_label_area_size(44).y_label_area_size(64);
-    let x_range = (xs.0 / MARGIN..xs.1 * MARGIN).log_scale();
-    // Two arms, for the axes are of different types.
-    if panel.y_log {
-        let mut chart = builder.build_cartesian_2d(x_range, decades(ys).log_scale()).map_err(failed)?;
-        fill(&mut chart, panel, x)
-    } else {
-        let mut chart = builder.build_cartesian_2d(x_range, 0.0..ys.1 * MARGIN).map_err(failed)?;
-        fill(&mut chart, panel, x)
+/// Both kinds are one type, so that the type of a chart does not depend on them.
+enum Axis {
+    Linear(RangedCoordf64),
+    Log(LogCoord<f64>),
+}
+
+impl Axis {
+    fn linear(greatest: f64) -> Self {
+        Self::Linear((0.0..greatest * MARGIN).into())
+    }
+
+    fn log(range: Range<f64>) -> Self {
+        Self::Log(range.log_scale().into())
     }
 }
 
-fn fill<'a, Y: Ranged<ValueType = f64> + ValueFormatter<f64>>(
-    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<LogCoord<f64>, Y>>,
-    panel: &Panel,
-    x: &str,
-) -> Result<()> {
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        match self {
+            Self::Linear(axis) => axis.map(value, limit),
+            Self::Log(axis) => axis.map(value, limit),
+        }
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        match self {
+            Self::Linear(axis) => axis.key_points(hint),
+            Self::Log(axis) => axis.key_points(hint),
+        }
+    }
+
+    fn range(&self) -> Range<f64> {
+        match self {
+            Self::Linear(axis) => axis.range(),
+            Self::Log(axis) => axis.range(),
+        }
+    }
+}
+
+fn draw(panel: &Panel, plot: &Plot, area: &Area) -> Result<()> {
+    let points = || panel.lines.iter().flat_map(|line| line.points.iter().copied());
+    let xs = bounds(points().map(|point| point.0)).ok_or_else(|| anyhow!("there are no points of {}", panel.y))?;
+    let ys = bounds(points().map(|point| point.1)).ok_or_else(|| anyhow!("there are no points of {}", panel.y))?;
+    let x = if plot.x_log { Axis::log(xs.0 / MARGIN..xs.1 * MARGIN) } else { Axis::linear(xs.1) };
+    let y = if panel.y_log { Axis::log(decades(ys)) } else { Axis::linear(ys.1) };
+    let mut builder = ChartBuilder::on(area);
+    builder.margin(12).x_label_area_size(44).y_label_area_size(64);
+    let mut chart = builder.build_cartesian_2d(x, y).map_err(failed)?;
     let mut mesh = chart.configure_mesh();
-    mesh.x_desc(x).y_desc(panel.y).x_labels(LABELS_MAX).y_labels(LABELS_MAX).max_light_lines(0);
+    mesh.x_desc(plot.x).y_desc(panel.y).x_labels(LABELS_MAX).y_labels(LABELS_MAX).max_light_lines(0);
     mesh.x_label_formatter(&|value| short(*value)).y_label_formatter(&|value| short(*value));
     mesh.axis_desc_style(TEXT.into_font().color(&BLACK)).label_style(TEXT.into_font().color(&BLACK));
     mesh.bold_line_style(BLACK.mix(0.15)).draw().map_err(failed)?;
@@ -145,7 +178,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 }
 
 /// Whole decades around these bounds: however near to each other they are, there is something to read off the axis.
-fn decades((least, greatest): (f64, f64)) -> std::ops::Range<f64> {
+fn decades((least, greatest): (f64, f64)) -> Range<f64> {
     10_f64.powf(least.log10().floor())..10_f64.powf(greatest.log10().floor() + 1.0)
 }
 
@@ -185,7 +218,8 @@ mod tests {
     fn a_plot_is_a_file_with_its_words_in_it() {
         let line = |name: &str| Line { name: name.to_owned(), points: vec![(500.0, 2.0), (1_000.0, 3.5)] };
         let panel = |y_log| Panel { y: "ms", y_log, lines: vec![line("ours"), line("sync")] };
-        let plot = Plot { title: "Latency".to_owned(), x: "a second", panels: vec![panel(true), panel(false)] };
+        let panels = vec![panel(true), panel(false)];
+        let plot = Plot { title: "Latency".to_owned(), x: "a second", x_log: true, panels };
         let file = std::env::temp_dir().join(format!("boxoffice-plot-{}.svg", std::process::id()));
         plot.write(&file).unwrap();
         let svg = std::fs::read_to_string(&file).unwrap();
@@ -193,8 +227,14 @@ mod tests {
         for word in ["Latency", "a second", "ours", "sync"] {
             assert!(svg.contains(word), "{word}");
         }
-        let nothing =
-            Plot { title: String::new(), x: "", panels: vec![Panel { y: "", y_log: true, lines: Vec::new() }] };
+        let panels = vec![Panel { y: "", y_log: true, lines: Vec::new() }];
+        let nothing = Plot { title: String::new(), x: "", x_log: true, panels };
         assert!(nothing.write(&file).is_err());
+    }
+
+    #[test]
+    fn a_linear_axis_has_a_place_for_0() {
+        let axis = Axis::linear(80.0);
+        assert_eq!([0.0, 50.0, 100.0].map(|x| axis.map(&x, (0, 200))), [0, 100, 200]);
     }
 }

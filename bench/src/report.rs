@@ -194,8 +194,14 @@ impl Row {
         self.figures.iter().filter(|(peer, _)| **peer != OURS).map(|(peer, figures)| (*peer, figures))
     }
 
-    fn ratio(&self, other: &Figures) -> f64 {
-        (self.ours().rate() / other.rate().max(1e-9) * 100.0).round() / 100.0
+    /// None: the other has no rate.
+    fn ratio(&self, other: &Figures) -> Option<f64> {
+        (other.rate() > 0.0).then(|| (self.ours().rate() / other.rate() * 100.0).round() / 100.0)
+    }
+
+    /// `2.50 × sync`, as far as there is a ratio.
+    fn against(&self, peer: &str, other: &Figures) -> String {
+        self.ratio(other).map_or_else(|| peer.to_owned(), |ratio| format!("{ratio:.2} × {peer}"))
     }
 
     fn json(&self) -> Value {
@@ -215,8 +221,7 @@ fn rounded(value: f64) -> f64 {
 /// One row for people who wait for the others.
 pub(crate) fn line(row: &Row) -> String {
     let ours = row.ours();
-    let against: Vec<String> =
-        row.others().map(|(peer, figures)| format!("{:.2} × {peer}", row.ratio(figures))).collect();
+    let against: Vec<String> = row.others().map(|(peer, figures)| row.against(peer, figures)).collect();
     format!("{:16} {:>8.0} a second  {}", row.name, ours.rate(), against.join(", "))
 }
 
@@ -249,7 +254,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             .map(|(peer, figures)| {
                 let cpu = in_all(&figures.cpu_us());
                 let cpu = if cpu > 0.0 { format!("; {cpu:.0} µs") } else { String::new() };
-                format!("{:.2} × {peer} ({:.0}{cpu})", row.ratio(figures), figures.rate())
+                format!("{} ({:.0}{cpu})", row.against(peer, figures), figures.rate())
             })
             .collect();
         let cpu_us = ours.cpu_us();
@@ -293,6 +298,21 @@ pub(crate) fn throughput_latency(rows: &[Row]) -> Option<Plot> {
     (!steps.is_empty()).then(|| Plot {
         title: "Holds of one schedule: latency against the rate of arrivals".to_owned(),
         x: "arrivals a second",
+        x_log: true,
         panels: vec![Panel { y: "latency, ms", y_log: true, lines }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sustains_nothing_has_no_ratio() {
+        let figures = |rate| Figures::of_steps(rate, Vec::new());
+        let all = [(OURS, figures(500.0)), ("sync", figures(0.0)), ("bare", figures(200.0))];
+        let row = Row::new("sustained", all.into(), BTreeMap::new());
+        assert_eq!(row.json()["ratio"], json!({ "sync": null, "bare": 2.5 }));
+        assert!(line(&row).ends_with("2.50 × bare, sync"), "{}", line(&row));
+    }
 }

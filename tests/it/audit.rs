@@ -1,5 +1,6 @@
 //! The audit itself: it sees what it is there for.
 
+use boxoffice_tests::log::{Offsets, PAYMENTS};
 use boxoffice_tests::{Api, PRICE, Show, Way, audit, database, shapes};
 use sqlx::{AssertSqlSafe, Connection};
 
@@ -84,4 +85,22 @@ async fn the_audit_sees_each_rule_broken() {
         transaction.rollback().await.unwrap();
         assert!(broken.iter().any(|line| line.contains(rule)), "{breaks} is not seen: {broken:?}");
     }
+}
+
+/// A record of the log without an outcome is seen, wherever it is.
+#[tokio::test]
+async fn the_audit_sees_a_record_that_was_lost() {
+    let api = Api::new();
+    let charge = api.sign_up().await.charge(1, Way::Poll).await;
+    let pool = database::pool().await;
+    let find = r#"SELECT partition, "offset" FROM requests WHERE request_id = $1::uuid"#;
+    let id = charge.request_id.as_deref().unwrap();
+    let (partition, offset): (i32, i64) = sqlx::query_as(find).bind(id).fetch_one(&pool).await.unwrap();
+    let at = |offset| Offsets::from([((PAYMENTS.to_owned(), partition), offset)]);
+    let (first, next) = (at(offset), at(offset + 1));
+    let mut transaction = pool.begin().await.unwrap();
+    assert_eq!(audit::without_outcome(&mut transaction, &first, &next).await, [""; 0]);
+    sqlx::query("DELETE FROM requests WHERE request_id = $1::uuid").bind(id).execute(&mut *transaction).await.unwrap();
+    let lost = audit::without_outcome(&mut transaction, &first, &next).await;
+    assert_eq!(lost, [format!("{PAYMENTS}-{partition}: 1 records from {offset} on have 0 outcomes")]);
 }

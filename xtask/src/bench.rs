@@ -1,18 +1,22 @@
 //! `cargo xtask bench`: everything as it is shipped, on a fresh system of their own, and load on it. With `--growth`, several such systems
 //! one after another.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cargo::{self, Profile};
-use crate::dev::{self, BENCH_DIR, Dev};
+use crate::dev::{self, BENCH_DIR, BENCH_LOCK, Dev};
 use crate::services::Keys;
 use crate::{console, down, kafka, packages};
 
 /// The program that puts the load on.
 const BENCH: &str = "bench";
+/// Its subcommand that only looks at arguments.
+const CHECK: &str = "check";
+const HELP: [&str; 2] = ["--help", "-h"];
 /// Nothing is measured then, so nothing has to be fast.
 const SMOKE: &str = "--smoke";
 /// The limits are looked at as always, but do not bite: a few buyers stand for very many.
@@ -28,20 +32,13 @@ const LIMITS: [(&str, &str); 6] = [
 /// A broker that is measured runs as one that lives for long: with its best compiler.
 const BROKER: (&str, &str) = (kafka::KAFKA_OPTS, "-XX:TieredStopAtLevel=4");
 
-/// What can grow, and the systems on which it is measured: one after the other, for what one leaves behind would weigh on the next.
-const GROWTHS: [Growth; 6] = [
-    ("requests", &[Size::USUAL]),
-    ("waiting", &[Size::USUAL]),
-    ("seats", &[Size::USUAL]),
-    ("sold", &[Size::USUAL]),
+/// What grows with the system itself, and the sizes of system on which it is measured; all else is measured on one of the usual size.
+const GROWN: [(&str, &[Size]); 2] = [
     ("workers", &[Size::workers(1), Size::workers(2), Size::workers(4)]),
     ("partitions", &[Size::partitions(1), Size::partitions(6), Size::partitions(24), Size::partitions(96)]),
 ];
 /// Says that growth is measured: all, or after `=` one kind.
 const GROWTH: &str = "--growth";
-
-/// What grows, and on which systems.
-type Growth = (&'static str, &'static [Size]);
 
 /// How large a system is.
 #[derive(Clone, Copy)]
@@ -73,52 +70,82 @@ struct Launch {
 
 /// Measures what is shipped, as `args` say.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
+    if args.iter().any(|arg| HELP.contains(&arg.as_str())) {
+        return help();
+    }
+    let _session = session()?;
     let is_smoke = args.iter().any(|arg| arg == SMOKE);
     run(if is_smoke { Profile::Dev } else { Profile::Dist }, args)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same of programs of this profile.
+/// The same of programs of this profile; for who has the [`session`].
 pub(crate) fn run(profile: Profile, args: &[String]) -> Result<()> {
-    let folder = dev::workspace()?.join(".dev");
-    std::fs::create_dir_all(&folder).context("cannot create .dev")?;
+    let folder = folder()?;
     let dev = Dev::open(Some(&folder.join(BENCH_DIR)))?;
     // Before anything is built: that may replace this very file.
     let myself = std::env::current_exe().context("cannot find myself")?;
     let launch = Launch { myself, profile };
     let programs = cargo::build_programs(&dev, launch.profile)?;
-    let program = programs.get(BENCH).context("cargo did not say where it put the load generator")?;
-    match growths(args)? {
-        None => on_a_system(&dev, &launch, Size::USUAL, program, args)?,
-        Some((growths, others)) => {
-            // Not in the system's own folder, which is wiped after each.
-            let points = folder.join("growth.json");
-            if points.exists() {
-                std::fs::remove_file(&points).with_context(|| points.display().to_string())?;
-            }
-            for (name, sizes) in growths {
-                let mut args = others.clone();
-                args.extend([GROWTH, name, "--growth-file", &points.display().to_string()].map(str::to_owned));
-                for size in sizes {
-                    on_a_system(&dev, &launch, *size, program, &args)?;
-                }
-            }
+    let program = load_generator(&programs)?;
+    let growths = check(program, args)?;
+    if growths.is_empty() {
+        return on_a_system(&dev, &launch, Size::USUAL, program, args);
+    }
+    // Not in the system's own folder, which is wiped after each.
+    let points = folder.join("growth.json");
+    if points.exists() {
+        std::fs::remove_file(&points).with_context(|| points.display().to_string())?;
+    }
+    // One after the other, for what one leaves behind would weigh on the next.
+    for name in growths {
+        let args = args_of(&name, &points, args);
+        for size in sizes(&name) {
+            on_a_system(&dev, &launch, *size, program, &args)?;
         }
     }
     Ok(())
 }
 
-/// Which growths are asked for, and the other arguments; None: none.
-fn growths(args: &[String]) -> Result<Option<(Vec<Growth>, Vec<String>)>> {
-    let (asked, others): (Vec<&String>, Vec<&String>) =
-        args.iter().partition(|arg| *arg == GROWTH || arg.starts_with("--growth="));
-    if asked.is_empty() {
-        return Ok(None);
-    }
-    let is_asked = |name: &str| asked.iter().any(|arg| *arg == GROWTH || arg.strip_prefix("--growth=") == Some(name));
-    let growths: Vec<_> = GROWTHS.into_iter().filter(|(name, _)| is_asked(name)).collect();
-    ensure!(!growths.is_empty(), "what can grow: {}", GROWTHS.map(|(name, _)| name).join(", "));
-    Ok(Some((growths, others.into_iter().cloned().collect())))
+/// Lists the arguments, which the load generator knows; built in the way that takes least.
+fn help() -> Result<ExitCode> {
+    let programs = cargo::build_programs(&Dev::open(None)?, Profile::Dev)?;
+    let status = Command::new(load_generator(&programs)?).args([CHECK, HELP[0]]).status();
+    ensure!(status.context("cannot run the load generator")?.success(), "the load generator has no help");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until nobody else measures here: there is one folder for the system, and one machine. Held until dropped.
+pub(crate) fn session() -> Result<File> {
+    dev::lock(&folder()?.join(BENCH_LOCK), "another cargo xtask bench or pgo runs here; waiting for it")
+}
+
+fn folder() -> Result<PathBuf> {
+    let folder = dev::workspace()?.join(".dev");
+    std::fs::create_dir_all(&folder).context("cannot create .dev")?;
+    Ok(folder)
+}
+
+fn load_generator(programs: &cargo::Programs) -> Result<&Path> {
+    programs.get(BENCH).map(PathBuf::as_path).context("cargo did not say where it put the load generator")
+}
+
+/// Lets the load generator look at its arguments before a system is brought up for them. Which growths they ask for; empty: scenarios.
+fn check(program: &Path, args: &[String]) -> Result<Vec<String>> {
+    let output = Command::new(program).arg(CHECK).args(args).stderr(Stdio::inherit()).output();
+    let output = output.context("cannot run the load generator")?;
+    ensure!(output.status.success(), "nothing was measured; the reason stands above");
+    Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
+}
+
+/// The same arguments for this growth alone, with the file of all points.
+fn args_of(growth: &str, points: &Path, args: &[String]) -> Vec<String> {
+    let others = args.iter().filter(|arg| !arg.starts_with(GROWTH)).cloned();
+    others.chain([format!("{GROWTH}={growth}"), format!("--growth-file={}", points.display())]).collect()
+}
+
+fn sizes(growth: &str) -> &'static [Size] {
+    GROWN.iter().find(|(name, _)| *name == growth).map_or(&[Size::USUAL], |(_, sizes)| sizes)
 }
 
 /// Brings a fresh system up, measures, and wipes it; if that fails, its logs stay.
@@ -184,13 +211,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_one_kind_or_all() {
+    fn each_growth_has_its_own_arguments() {
         let args = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert!(growths(&args("--quick --only joins")).unwrap().is_none());
-        let (all, others) = growths(&args("--quick --growth --plots x")).unwrap().unwrap();
-        assert_eq!((all.len(), others), (GROWTHS.len(), args("--quick --plots x")));
-        let (some, _) = growths(&args("--growth=seats --growth=workers")).unwrap().unwrap();
-        assert_eq!(some.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["seats", "workers"]);
-        assert!(growths(&args("--growth=money")).is_err());
+        let seats = args_of("seats", Path::new("f"), &args("--quick --growth=seats --growth --plots x"));
+        assert_eq!(seats, args("--quick --plots x --growth=seats --growth-file=f"));
+    }
+
+    #[test]
+    fn what_grows_with_the_system_is_known_to_the_load_generator() {
+        let measured = include_str!("../../bench/src/growth.rs");
+        for (name, sizes) in GROWN {
+            assert!(measured.contains(&format!("\"{name}\" => {{")), "{name} is not measured");
+            assert!(sizes.len() > 1, "{name} does not grow");
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::console;
+use crate::{console, interrupt};
 
 /// Names of the variables in `.dev/env`, and of those that point `up` to a foreign Kafka or Postgres.
 pub(crate) const DATABASE_URL: &str = "DATABASE_URL";
@@ -16,13 +17,16 @@ pub(crate) const KAFKA_BOOTSTRAP_SERVERS: &str = "KAFKA_BOOTSTRAP_SERVERS";
 pub(crate) const BOXOFFICE_URL: &str = "BOXOFFICE_URL";
 pub(crate) const BOXOFFICE_ADMIN_KEY: &str = "BOXOFFICE_ADMIN_KEY";
 
-/// Systems for one purpose, inside the main one's directory; and the lock that a run of the tests holds.
+/// Systems for one purpose, inside the main one's directory; and the locks that a run of the tests and one of the benchmark hold.
 pub(crate) const TEST_DIR: &str = "test";
 /// The folder of the system that is measured, under the main one.
 pub(crate) const BENCH_DIR: &str = "bench";
 pub(crate) const SQLX_DIR: &str = "sqlx";
 pub(crate) const TEST_LOCK: &str = "test.lock";
+pub(crate) const BENCH_LOCK: &str = "bench.lock";
 const LOCK: &str = "lock";
+/// How often a lock is looked at that somebody else has.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Lines of `KEY=VALUE`.
 pub(crate) type Settings = BTreeMap<String, String>;
@@ -102,24 +106,25 @@ pub(crate) fn lock(path: &Path, waiting: &str) -> Result<File> {
         return Ok(file);
     }
     console::note(waiting);
-    let file = open_lock(path)?;
-    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-    Ok(file)
+    loop {
+        // No signal ends the kernel's own wait, and others may measure for half an hour.
+        interrupt::check()?;
+        std::thread::sleep(LOOK_EVERY);
+        if let Some(file) = try_lock(path)? {
+            return Ok(file);
+        }
+    }
 }
 
 /// Takes an exclusive lock on the file if nobody else has it.
 pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
-    let file = open_lock(path)?;
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
-}
-
-fn open_lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    file.with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// Reads lines of `KEY=VALUE`; a file that is not there has none.
@@ -192,6 +197,20 @@ mod tests {
         assert_eq!(settings.len(), 2);
         assert_eq!(settings["A"], "1");
         assert_eq!(settings["B"], "postgres://u:p@h/db?host=/x", "only the first = separates");
+    }
+
+    #[test]
+    fn a_lock_is_had_by_one_and_then_by_the_next() {
+        let path = std::env::temp_dir().join(format!("boxoffice-lock-{}", std::process::id()));
+        let first = lock(&path, "").unwrap();
+        assert!(try_lock(&path).unwrap().is_none());
+        let next = std::thread::spawn({
+            let path = path.clone();
+            move || lock(&path, "waiting for the first").map(drop)
+        });
+        drop(first);
+        next.join().unwrap().unwrap();
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -60,12 +60,10 @@ enum Command {
         args: Vec<String>,
     },
     /// Measure the programs as they are shipped, on a fresh system of their own in `.dev/bench`, beside what they are compared with
-    ///
-    /// `--quick` takes some minutes, `--smoke` only looks whether all is right; `--only SCENARIO` measures one; `--json FILE` writes the
-    /// figures, `--plots FOLDER` draws them. `--growth`, or `--growth=WHAT`, measures how the cost of a request grows with what there is, on
-    /// a system for each.
+    // Its `--help` is the load generator's.
+    #[command(disable_help_flag = true)]
     Bench {
-        /// Arguments of the load generator; `--help` lists them
+        /// Arguments of the load generator; `cargo xtask bench --help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

@@ -65,6 +65,8 @@ fn by_counts(profdata: &Path) -> Result<[String; 3]> {
 
 /// Counts anew.
 pub(crate) fn pgo() -> Result<ExitCode> {
+    // What another one's programs count would be among the counts.
+    let _session = bench::session()?;
     let dev = Dev::open(None)?;
     let llvm_profdata = llvm_profdata(&dev)?;
     cargo::build_programs(&dev, Profile::Instrumented)?;

@@ -3,7 +3,7 @@
 //! free.
 //!
 //! Both take fresh seats of a schedule that is theirs alone, one seat a hold, and leave everything there. Buyers and reservations have
-//! ids that are made from the seat's.
+//! ids that are made from the seat's. A worker has a batch's arrays at hand; so has this one: they are in a table beforehand.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -23,6 +23,8 @@ const ROW_CLIENTS: i64 = 16;
 pub(crate) const BATCH_HOLDS: i64 = 500;
 /// Where Debian has the programs of each version.
 const DEBIAN: &str = "/usr/lib/postgresql";
+/// Holds of one buyer in a batch, one after the other, as in the backlog of `apply`.
+const HOLDS_EACH: i64 = 16;
 
 /// Where the seats are.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +46,8 @@ pub struct Ground<'a> {
 /// There is no pgbench, it failed, too few seats are left, or not all that it held are there afterwards.
 pub fn rows(ground: &Ground<'_>, transactions: i64) -> anyhow::Result<f64> {
     let run = Run { name: "rows", clients: ROW_CLIENTS, holds: 1, settings: ROW_SETTINGS };
-    run.measure(ground, transactions, rows_script)
+    let state = State::read(ground)?;
+    run.measure(ground, &state, transactions, &rows_script(&state))
 }
 
 /// Holds [`BATCH_HOLDS`] seats a transaction over one connection; answers holds per second. At most `transactions`, and no more than
@@ -54,7 +57,11 @@ pub fn rows(ground: &Ground<'_>, transactions: i64) -> anyhow::Result<f64> {
 /// As [`rows`].
 pub fn batch(ground: &Ground<'_>, transactions: i64) -> anyhow::Result<f64> {
     let run = Run { name: "batch", clients: 1, holds: BATCH_HOLDS, settings: BATCH_SETTINGS };
-    run.measure(ground, transactions, |_| batch_script())
+    let state = State::read(ground)?;
+    psql(ground, &batches(ground, &state, transactions))?;
+    let rate = run.measure(ground, &state, transactions, &batch_script());
+    psql(ground, "DROP TABLE pgbench_batches")?;
+    rate
 }
 
 /// As the synchronous service's connections.
@@ -70,20 +77,14 @@ struct Run {
 }
 
 impl Run {
-    fn measure(
-        &self,
-        ground: &Ground<'_>,
-        transactions: i64,
-        script: impl FnOnce(&State) -> String,
-    ) -> anyhow::Result<f64> {
-        let state = State::read(ground)?;
+    fn measure(&self, ground: &Ground<'_>, state: &State, transactions: i64, script: &str) -> anyhow::Result<f64> {
         let left = ground.total_seats - state.taken;
         let rounds = (transactions / self.clients).min(left / (self.clients * self.holds));
         ensure!(rounds > 0, "{left} seats are left in schedule {}: too few", ground.schedule_id);
         fs::create_dir_all(ground.folder).with_context(|| format!("cannot make {}", ground.folder.display()))?;
         let file = ground.folder.join(format!("{}.sql", self.name));
-        fs::write(&file, script(&state)).with_context(|| format!("cannot write {}", file.display()))?;
-        let first = (ground.schedule_id.0 << 18) + 1 + state.taken;
+        fs::write(&file, script).with_context(|| format!("cannot write {}", file.display()))?;
+        let first = state.first_seat(ground);
         let output = program("pgbench")?
             .args(["--no-vacuum", "--protocol=prepared", "--define=round=-1"])
             .arg(format!("--define=first={first}"))
@@ -126,19 +127,30 @@ impl State {
                                  AND ({id}::bigint << 18) + 262143 AND status <> 'AVAILABLE')
              FROM schedules WHERE schedule_id = {id}"
         );
-        let output = program("psql")?
-            .args(["--no-psqlrc", "--tuples-only", "--no-align", "--field-separator= ", "--command", &query])
-            .arg(ground.database_url.expose())
-            .output()
-            .context("cannot start psql")?;
-        ensure!(output.status.success(), "psql failed: {}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = psql(ground, &query)?;
         let mut numbers = text.split_whitespace().map(str::parse);
         match (numbers.next(), numbers.next()) {
             (Some(Ok(concert_id)), Some(Ok(taken))) => Ok(Self { concert_id, taken }),
             _ => bail!("there is no schedule {id}"),
         }
     }
+
+    /// The first one that is free.
+    fn first_seat(&self, ground: &Ground<'_>) -> i64 {
+        (ground.schedule_id.0 << 18) + 1 + self.taken
+    }
+}
+
+/// What psql answers, in columns with a blank in between.
+fn psql(ground: &Ground<'_>, sql: &str) -> anyhow::Result<String> {
+    let output = program("psql")?
+        .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--tuples-only", "--no-align", "--field-separator= "])
+        .args(["--command", sql])
+        .arg(ground.database_url.expose())
+        .output()
+        .context("cannot start psql")?;
+    ensure!(output.status.success(), "psql failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A program of Postgres: where `pg_config` says, where Debian has it, or on the path.
@@ -208,35 +220,72 @@ COMMIT;
     )
 }
 
-/// An array with one element for each hold, `i` from 0.
-fn array(expression: &str) -> String {
-    format!("ARRAY(SELECT {expression} FROM generate_series(0, {}) AS i)", BATCH_HOLDS - 1)
+/// The arrays of each batch, a row for each: of its holds, and of its buyers.
+fn batches(ground: &Ground<'_>, state: &State, rounds: i64) -> String {
+    let seat = format!("({} + round * {BATCH_HOLDS} + i)", state.first_seat(ground));
+    let buyer = id_of(&format!("({seat} - i % {HOLDS_EACH})"));
+    let (schedule, concert) = (format!("{}::bigint", ground.schedule_id), format!("{}::bigint", state.concert_id));
+    let body = body_of(&seat, &id_of(&seat)).replace('\n', " ");
+    let of_holds = [
+        ("ids", id_of(&seat).as_str()),
+        ("buyers", &buyer),
+        ("concerts", &concert),
+        ("schedules", &schedule),
+        ("totals", "150000::bigint"),
+        ("times", "now()"),
+        ("ends", "now() + interval '5 minutes'"),
+        ("places", "(i + 1)::integer"),
+        ("seats", &seat),
+        ("kinds", "'reservation.hold'::text"),
+        ("statuses", "'SUCCEEDED'::request_status"),
+        ("codes", "201::smallint"),
+        ("bodies", &body),
+        ("hashes", "NULL::text"),
+        ("topics", "'bench.pgbench'::text"),
+        ("partitions", "0"),
+    ]
+    .map(|(name, expression)| (name, expression.to_owned(), 1));
+    let of_buyers = [("own_schedules", schedule.clone(), HOLDS_EACH), ("own_buyers", buyer.clone(), HOLDS_EACH)];
+    let all = of_holds.into_iter().chain(of_buyers);
+    let (columns, kept): (Vec<String>, Vec<String>) = all
+        .map(|(name, expression, step)| {
+            let rows = format!("generate_series(0, {}, {step}) AS i", BATCH_HOLDS - 1);
+            let column = format!("ARRAY(SELECT {expression} FROM {rows}) AS {name}");
+            // To read it is not to decompress it.
+            (column, format!("ALTER COLUMN {name} SET STORAGE EXTERNAL"))
+        })
+        .unzip();
+    let batches =
+        |rounds: i64| format!("SELECT round, {} FROM generate_series(0, {rounds} - 1) AS round", columns.join(", "));
+    format!(
+        "CREATE UNLOGGED TABLE pgbench_batches AS {};
+         ALTER TABLE pgbench_batches ADD PRIMARY KEY (round), {};
+         INSERT INTO pgbench_batches {}; ANALYZE pgbench_batches",
+        batches(0),
+        kept.join(", "),
+        batches(rounds)
+    )
 }
 
-/// A batch of the reservation worker: its statements in its order, as `workers/src/runtime/store.rs`, `workers/src/users.rs` and
-/// `workers/src/reservations/store.rs` have them, with arrays that Postgres makes itself instead of reading them from the wire.
+/// A batch of the reservation worker: its statements in its order, as `workers/src/runtime/store.rs` and `workers/src/reservations/store.rs`
+/// have them. It has met the buyers, and has a map of the seats, as a worker has with such a crowd.
 fn batch_script() -> String {
-    let seat = ":seat::bigint + i";
-    let (ids, seats) = (array(&id_of(seat)), array(seat));
-    let (one, schedules) = (array("1::bigint"), array(&format!("({seat}) >> 18")));
-    let (now, places) = (array("now()"), array("(i + 1)::integer"));
-    let bodies = array(&body_of(&format!("({seat})"), &id_of(seat)));
-    let text = |text: &str| array(&format!("'{text}'::text"));
-    let known = fill(LOCK_AND_LOOK, &["ARRAY[:seat::bigint >> 18]", &ids]);
-    let users = fill(USERS, &[&ids]);
-    let seats_and_buyers = fill(LOOK, &[&seats, &schedules, &ids]);
-    let end = "now() + interval '5 minutes'";
-    let ends = array(end);
-    let hold = fill(
-        INSERT_HOLDS,
-        &[&ids, &ids, &one, &schedules, &array("150000::bigint"), &now, &ends, &places, &places, &seats, &ids, end],
-    );
-    let (status, http, hash) = (array("'SUCCEEDED'::request_status"), array("201::smallint"), array("NULL::text"));
-    let (kind, topic) = (text("reservation.hold"), text("bench.pgbench"));
-    let from = [ids.as_str(), &ids, &kind, &status, &http, &bodies, &hash, &now, &now, &topic, &array("0"), &seats];
+    let arrays = |name: &str| format!("SELECT {name} FROM pgbench_batches WHERE round = :round");
+    let of = |names: &str| names.split(' ').map(arrays).collect::<Vec<_>>();
+    let filled = |statement: &str, arrays: &[String], others: &[&str]| {
+        fill(statement, &arrays.iter().map(String::as_str).chain(others.iter().copied()).collect::<Vec<_>>())
+    };
+    // Without a type it would be the rows that are looked through.
+    let ids = format!("({})::uuid[]", arrays("ids"));
+    let known = filled(LOCK_AND_LOOK, &["ARRAY[:seat::bigint >> 18]".to_owned(), ids], &[]);
+    let no_seats = ["ARRAY[]::bigint[]".to_owned()];
+    let buyers = filled(LOOK, &[&no_seats[..], &of("own_schedules own_buyers")].concat(), &[]);
+    let columns = of("ids buyers concerts schedules totals times ends places places seats ids");
+    let hold = filled(INSERT_HOLDS, &columns, &["now() + interval '5 minutes'"]);
+    let told = of("ids buyers kinds statuses codes bodies hashes times times topics partitions seats");
     let next = ["'bench.pgbench'", "ARRAY[0]", "ARRAY[:seat::bigint]", "ARRAY[0]", "now()"];
-    let conclude = fill(CONCLUDE, &[&from[..], &next[..]].concat());
-    let statements = [known, users, seats_and_buyers, hold, conclude].join(";\n");
+    let conclude = filled(CONCLUDE, &told, &next);
+    let statements = [known, buyers, hold, conclude].join(";\n");
     format!("\\set round :round + 1\n\\set seat :first + :round * {BATCH_HOLDS}\nBEGIN;\n{statements};\nCOMMIT;\n")
 }
 
@@ -244,8 +293,6 @@ const LOCK_AND_LOOK: &str = r#"SELECT now(), r.request_id, r.user_id, r.kind, r.
        r.finished_at, r.topic, r.partition, r."offset"
 FROM (SELECT count(pg_advisory_xact_lock(id)) FROM UNNEST($1::bigint[]) AS t (id)) AS locked
 LEFT JOIN requests r ON r.request_id = ANY($2)"#;
-
-const USERS: &str = "SELECT user_id FROM users WHERE user_id = ANY($1)";
 
 const LOOK: &str = "SELECT seat_id, status = 'AVAILABLE' AS free, NULL::bigint, NULL::uuid, NULL::bigint AS live
 FROM seats WHERE seat_id = ANY($1)
@@ -313,7 +360,7 @@ mod tests {
                 plain(query["query"].as_str().unwrap())
             })
             .collect();
-        for ours in [LOCK_AND_LOOK, USERS, LOOK, INSERT_HOLDS, CONCLUDE] {
+        for ours in [LOCK_AND_LOOK, LOOK, INSERT_HOLDS, CONCLUDE] {
             assert!(queries.contains(&plain(ours)), "no worker has this statement any more:\n{ours}");
         }
     }

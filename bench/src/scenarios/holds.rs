@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
+use uuid::Uuid;
 
 use super::{Bench, CALLERS, Peer, ROUNDS, Size, Turn, progress, with_warm_up};
 use crate::http::{Connection, Request};
 use crate::load::{Measured, Pace, at_once, open_loop};
+use crate::proof::Told;
 use crate::report::Row;
 use crate::world::{Buyer, House, SEATS_MAX, open_queue};
 
@@ -24,22 +26,31 @@ const SPREAD_SCHEDULES: usize = 48;
 /// A caller who polls has so many requests under way, and asks for each again after this time.
 const POLLED_EACH: usize = 4;
 const POLL_EVERY: Duration = Duration::from_millis(250);
+/// Told instead of the status of an answer that is not what it should be: nobody wants it.
+const WRONG: u16 = 599;
 /// Holds of one schedule, in turn with those that are compared with them.
 const HOT: Peer = Peer::OursWith("hot");
 
 /// Holds to be made: the `i`-th one's buyer and body.
-pub(super) struct Holds<B> {
+pub(super) struct Holds<'a, B> {
+    /// Where it is noted what comes of them.
+    pub(super) told: &'a Told,
     pub(super) buyers: Vec<Buyer>,
     pub(super) body: B,
 }
 
-impl<B: Fn(usize) -> String> Holds<B> {
+impl<B: Fn(usize) -> String> Holds<'_, B> {
     /// Makes one, and waits for its outcome.
     pub(super) async fn hold_waiting(&self, connection: &mut Connection, i: usize) -> io::Result<u16> {
         Ok(self.hold(connection, i, Some("wait=30")).await?.0)
     }
 
-    async fn hold(&self, connection: &mut Connection, i: usize, prefer: Option<&str>) -> io::Result<(u16, String)> {
+    pub(super) async fn hold(
+        &self,
+        connection: &mut Connection,
+        i: usize,
+        prefer: Option<&str>,
+    ) -> io::Result<(u16, Uuid)> {
         let buyer = &self.buyers[i % self.buyers.len()];
         let body = (self.body)(i);
         let mut headers =
@@ -47,16 +58,51 @@ impl<B: Fn(usize) -> String> Holds<B> {
         headers.extend(prefer.map(|prefer| ("prefer", prefer)));
         let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
         let answer = connection.call(&request).await?;
-        let id = if answer.status == 202 { request_id(answer.body) } else { String::new() };
+        let text = std::str::from_utf8(answer.body).unwrap_or_default();
+        let id = match answer.status {
+            201 if !has_seat(text, &body) => return Ok((WRONG, Uuid::nil())),
+            201 => id_in(text, "reservation_id"),
+            202 => id_in(text, "request_id"),
+            _ => Uuid::nil(),
+        };
+        if matches!(answer.status, 201 | 202) {
+            self.told.note(id);
+        }
         Ok((answer.status, id))
+    }
+
+    /// What the caller of the `i`-th one is told who asks for its outcome; None: it is pending.
+    async fn outcome(&self, connection: &mut Connection, i: usize, id: Uuid) -> io::Result<Option<u16>> {
+        let path = format!("/v1/requests/{id}");
+        let headers = [("authorization", self.buyers[i % self.buyers.len()].authorization.as_str())];
+        let answer = connection.call(&Request { method: "GET", path: &path, headers: &headers, body: "" }).await?;
+        let text = std::str::from_utf8(answer.body).unwrap_or_default();
+        Ok(outcome(answer.status, text, &(self.body)(i)))
     }
 }
 
-/// The id in `{"request_id":"…",…}`; reading all of the JSON would cost more than sending it did.
-fn request_id(body: &[u8]) -> String {
-    let text = std::str::from_utf8(body).unwrap_or_default();
-    let after = text.split_once("\"request_id\":\"").map_or("", |(_, after)| after);
-    after.split('"').next().unwrap_or_default().to_owned()
+/// The status of a hold whose outcome says so; None: it is pending.
+fn outcome(status: u16, answer: &str, asked: &str) -> Option<u16> {
+    let says = |status| answer.contains(&format!("\"status\":\"{status}\""));
+    match status {
+        200 if says("PENDING") => None,
+        200 if says("SUCCEEDED") && has_seat(answer, asked) => Some(201),
+        200 => Some(WRONG),
+        other => Some(other),
+    }
+}
+
+/// Whether the seat is in the answer that was asked for, if it was one. Reading all of the JSON would cost more than sending it did.
+fn has_seat(answer: &str, asked: &str) -> bool {
+    let Some((_, seat)) = asked.split_once("\"seat_ids\":[") else { return true };
+    let Some((seat, _)) = seat.split_once(']') else { return false };
+    answer.contains(&format!("\"seat_id\":{seat},"))
+}
+
+/// The id that a member has; nil: there is none.
+fn id_in(answer: &str, member: &str) -> Uuid {
+    let after = answer.split_once(member).and_then(|(_, after)| after.get(3..39));
+    after.and_then(|id| Uuid::try_parse(id).ok()).unwrap_or_default()
 }
 
 pub(super) fn seat_body(schedule: i64, seat: i64) -> String {
@@ -75,7 +121,7 @@ pub(super) fn rows_of_seats(count: usize) -> i64 {
 pub(super) async fn waiting<B: Fn(usize) -> String>(
     turn: Turn,
     progress: &ProgressBar,
-    holds: &Holds<B>,
+    holds: &Holds<'_, B>,
 ) -> Result<Measured> {
     let hold = async |connection: &mut Connection, i| holds.hold_waiting(connection, i).await;
     at_once(turn.address, CALLERS, turn.pieces(), progress, hold).await
@@ -87,7 +133,7 @@ pub(super) async fn warm_up(bench: &Bench) -> Result<()> {
     let house = bench.world.house(1, rows_of_seats(count), open_queue()).await?;
     let buyers = bench.world.insiders(&house, count / HOLDS_EACH).await?;
     let turn = Turn::once(Peer::Ours, bench.world.api, count);
-    let holds = Holds { buyers, body: |i| seat_body(house.schedules[0], index(i)) };
+    let holds = Holds { told: &bench.told, buyers, body: |i| seat_body(house.schedules[0], index(i)) };
     waiting(turn, &progress("warming up", Peer::Ours), &holds).await?.expect(&[201]).map(drop)
 }
 
@@ -100,7 +146,7 @@ pub(super) async fn hot(bench: &Bench) -> Result<Row> {
     bench
         .in_turn("holds-hot", &[Peer::Ours, Peer::Sync], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
+            let holds = Holds { told: &bench.told, buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
             waiting(turn, progress, &holds).await?.expect(&[201])
         })
         .await
@@ -121,7 +167,7 @@ pub(super) async fn spread(bench: &Bench) -> Result<Row> {
                 _ => &house.schedules[turn.round * SPREAD_SCHEDULES..][..SPREAD_SCHEDULES],
             };
             let body = |i: usize| seat_body(schedules[i % schedules.len()], index(i / schedules.len()));
-            waiting(turn, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, progress, &Holds { told: &bench.told, buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
@@ -146,12 +192,13 @@ pub(super) async fn contended(bench: &Bench) -> Result<Row> {
     bench
         .in_turn("holds-contended", &[Peer::Ours, Peer::Sync, HOT], count, async |turn, progress| {
             if turn.peer == HOT {
-                let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(hot[turn.round], index(i)) };
+                let holds =
+                    Holds { told: &bench.told, buyers: buyers.clone(), body: |i| seat_body(hot[turn.round], index(i)) };
                 return waiting(turn, progress, &holds).await?.expect(&[201]);
             }
             let schedule = house.schedules[turn.number];
             let body = |i: usize| seat_body(schedule, index(i) % CONTENDED_SEATS);
-            let holds = Holds { buyers: buyers.clone(), body };
+            let holds = Holds { told: &bench.told, buyers: buyers.clone(), body };
             let measured = waiting(turn, progress, &holds).await?.expect(&[201, 409])?;
             // What comes first has them all, measured or not.
             let wanted = if turn.first == 0 { CONTENDED_SEATS.cast_unsigned() } else { 0 };
@@ -174,7 +221,7 @@ pub(super) async fn best_available(bench: &Bench) -> Result<Row> {
         .in_turn("best-available", &[Peer::Ours, Peer::Sync], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
             let body = |_| best_four(schedule);
-            let holds = Holds { buyers: buyers.clone(), body };
+            let holds = Holds { told: &bench.told, buyers: buyers.clone(), body };
             waiting(turn, progress, &holds).await?.expect(&[201])
         })
         .await
@@ -193,7 +240,7 @@ pub(super) async fn best_available_by_quarters(bench: &Bench) -> Result<Vec<Row>
         bench.world.checkpoint().await?;
         let quarter = bench.in_turn("best-available-quarter", &[Peer::Ours], each, async |turn, progress| {
             let body = |_| best_four(house.schedules[turn.number]);
-            waiting(turn, progress, &Holds { buyers: buyers.to_vec(), body }).await?.expect(&[201])
+            waiting(turn, progress, &Holds { told: &bench.told, buyers: buyers.to_vec(), body }).await?.expect(&[201])
         });
         quarters.push(quarter.await?);
     }
@@ -220,7 +267,7 @@ pub(super) async fn best_available_of(bench: &Bench, seats: usize) -> Result<Row
                 let schedule = all.schedules[i / holds_each * schedules + i % schedules];
                 best_four(schedule)
             };
-            waiting(turn, progress, &Holds { buyers: buyers.clone(), body }).await?.expect(&[201])
+            waiting(turn, progress, &Holds { told: &bench.told, buyers: buyers.clone(), body }).await?.expect(&[201])
         })
         .await
 }
@@ -233,8 +280,8 @@ pub(super) async fn polled(bench: &Bench) -> Result<Row> {
     bench
         .in_turn("holds-polled", &[Peer::Ours], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
-            submit_and_poll(turn, progress, &holds).await?.expect(&[201])
+            let holds = Holds { told: &bench.told, buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
+            submit_and_poll(turn, progress, &holds).await
         })
         .await
 }
@@ -242,7 +289,7 @@ pub(super) async fn polled(bench: &Bench) -> Result<Row> {
 struct Submitted {
     i: usize,
     at: Instant,
-    path: String,
+    id: Uuid,
     ask_at: Instant,
 }
 
@@ -250,7 +297,7 @@ struct Submitted {
 async fn submit_and_poll<B: Fn(usize) -> String>(
     turn: Turn,
     progress: &ProgressBar,
-    holds: &Holds<B>,
+    holds: &Holds<'_, B>,
 ) -> Result<Measured> {
     let Range { start, end } = turn.pieces();
     let pieces = 0..turn.count.div_ceil(POLLED_EACH);
@@ -263,30 +310,25 @@ async fn submit_and_poll<B: Fn(usize) -> String>(
             if status != 202 {
                 return Ok(status);
             }
-            let path = format!("/v1/requests/{id}");
-            under_way.push_back(Submitted { i, at, path, ask_at: at + POLL_EVERY });
+            under_way.push_back(Submitted { i, at, id, ask_at: at + POLL_EVERY });
         }
         while let Some(mut submitted) = under_way.pop_front() {
             tokio::time::sleep_until(submitted.ask_at.into()).await;
-            let buyer = &holds.buyers[submitted.i % holds.buyers.len()];
-            let headers = [("authorization", buyer.authorization.as_str())];
-            let request = Request { method: "GET", path: &submitted.path, headers: &headers, body: "" };
-            let answer = connection.call(&request).await?;
-            let text = std::str::from_utf8(answer.body).unwrap_or_default();
-            if answer.status != 200 || text.contains("\"FAILED\"") {
-                return Ok(answer.status + u16::from(answer.status == 200));
-            }
-            if text.contains("\"status\":\"SUCCEEDED\"") {
-                latencies.borrow_mut().push(submitted.at.elapsed());
-            } else {
-                submitted.ask_at = Instant::now() + POLL_EVERY;
-                under_way.push_back(submitted);
+            match holds.outcome(connection, submitted.i, submitted.id).await? {
+                Some(201) => latencies.borrow_mut().push(submitted.at.elapsed()),
+                Some(other) => return Ok(other),
+                None => {
+                    submitted.ask_at = Instant::now() + POLL_EVERY;
+                    under_way.push_back(submitted);
+                }
             }
         }
         Ok(201)
     })
     .await?;
     measured.retell(201, &latencies.into_inner());
+    let measured = measured.expect(&[201])?;
+    ensure!(measured.with_status(201) == turn.count as u64, "{} of {} outcomes came", measured.count, turn.count);
     Ok(measured)
 }
 
@@ -306,10 +348,35 @@ async fn at_rate(bench: &Bench, name: &'static str, rate: f64, count: usize) -> 
     bench
         .in_turn(name, &[Peer::Ours], count, async |turn, progress| {
             let schedule = house.schedules[turn.number];
-            let holds = Holds { buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
+            let holds = Holds { told: &bench.told, buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
             let pace = Pace { rate, count: turn.count, patience: None };
             let work = async |connection: &mut Connection, i: usize| holds.hold_waiting(connection, i).await;
             open_loop(turn.address, CALLERS, pace, progress, work).await?.expect(&[201])
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_counts_only_if_it_succeeded_with_the_seat_that_was_asked_for() {
+        let asked = "{\"schedule_id\":1,\"seat_ids\":[17]}";
+        let told = |status: &str, seat: u32| {
+            format!("{{\"status\":\"{status}\",\"result\":{{\"seats\":[{{\"seat_id\":{seat},\"label\":\"A-1-1\"}}]}}}}")
+        };
+        assert_eq!(outcome(200, "{\"status\":\"PENDING\"}", asked), None);
+        assert_eq!(outcome(200, &told("SUCCEEDED", 17), asked), Some(201));
+        assert_eq!(outcome(200, &told("SUCCEEDED", 170), asked), Some(WRONG));
+        assert_eq!(outcome(200, "{\"status\":\"FAILED\"}", asked), Some(WRONG));
+        assert_eq!(outcome(503, "", asked), Some(503));
+    }
+
+    #[test]
+    fn an_id_is_found_by_its_name() {
+        let id = "0b8f5c3e-8f0e-4d53-9d3c-1f6f3f4c1a2b";
+        assert_eq!(id_in(&format!("{{\"reservation_id\":\"{id}\",\"x\":1}}"), "reservation_id").to_string(), id);
+        assert!(id_in("{}", "reservation_id").is_nil());
+    }
 }

@@ -22,6 +22,7 @@ use crate::comparators::sync::SESSIONS;
 use crate::load::Measured;
 use crate::peers::Peers;
 use crate::processes::{Processes, used};
+use crate::proof::Told;
 use crate::report::{Figures, Row};
 use crate::world::World;
 
@@ -68,6 +69,8 @@ pub(crate) struct Bench {
     pub(crate) world: World,
     pub(crate) processes: Processes,
     pub(crate) peers: Peers,
+    /// Holds of which clients were told.
+    pub(crate) told: Told,
     /// For pgbench, and the folder for its scripts.
     pub(crate) database_url: Secret,
     pub(crate) folder: PathBuf,

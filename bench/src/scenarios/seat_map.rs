@@ -7,25 +7,29 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 
+use super::holds::{Holds, index, rows_of_seats, seat_body};
 use super::{Bench, Peer, ROUNDS};
-use crate::http::Request;
+use crate::http::{Connection, Request};
 use crate::load::{Measured, Pace, at_once, open_loop};
 use crate::report::Row;
-use crate::world::{House, open_queue};
+use crate::world::open_queue;
 
-const SEATS: i64 = 50_000;
+const SEATS: usize = 50_000;
 const READERS: usize = 128;
 const HOLDS_PER_SECOND: f64 = 200.0;
 const HOLD_CALLERS: usize = 16;
+/// As many as the concert allows.
+const HOLDS_EACH: usize = 20;
 /// So often a second the database is read at most, however many look.
 const READINGS_PER_SECOND: u128 = 5;
 
 /// Reads of the whole map; every second reader has the newest one already.
 pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
     let count = bench.scaled(40_000);
-    let house = bench.world.house(1, SEATS, open_queue()).await?;
-    let buyers = bench.world.insiders(&house, 2_500).await?;
+    let house = bench.world.house(1, rows_of_seats(SEATS), open_queue()).await?;
+    let buyers = bench.world.insiders(&house, SEATS / HOLDS_EACH).await?;
     let schedule = house.schedules[0];
+    let holds = Holds { told: &bench.told, buyers: buyers.clone(), body: |i| seat_body(schedule, index(i)) };
     let path = format!("/v1/schedules/{schedule}/seats?status=all");
     let next_seat = std::cell::Cell::new(0);
     bench
@@ -54,19 +58,14 @@ pub(super) async fn seat_map(bench: &Bench) -> Result<Row> {
             });
             let holds = async {
                 let hidden = ProgressBar::hidden();
-                let work = async |connection: &mut crate::http::Connection, _| {
+                let work = async |connection: &mut Connection, _| {
                     let seat = next_seat.replace(next_seat.get() + 1);
-                    let buyer = &buyers[usize::try_from(seat).unwrap_or_default() / 16 % buyers.len()];
-                    let headers =
-                        [("authorization", buyer.authorization.as_str()), ("queue-token", buyer.queue_token.as_str())];
-                    let body = format!("{{\"schedule_id\":{schedule},\"seat_ids\":[{}]}}", House::seat(schedule, seat));
-                    let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
-                    match connection.call(&request).await?.status {
-                        202 => Ok(202),
-                        other => Err(std::io::Error::other(format!("a hold was answered with {other}"))),
+                    match holds.hold(connection, seat, None).await? {
+                        (202, _) => Ok(202),
+                        (other, _) => Err(std::io::Error::other(format!("a hold was answered with {other}"))),
                     }
                 };
-                let pace = Pace { rate: HOLDS_PER_SECOND, count: usize::try_from(SEATS)? / ROUNDS, patience: None };
+                let pace = Pace { rate: HOLDS_PER_SECOND, count: SEATS / ROUNDS, patience: None };
                 open_loop(turn.address, HOLD_CALLERS, pace, &hidden, work).await
             };
             // The holds go on as long as somebody reads.

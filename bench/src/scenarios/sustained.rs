@@ -147,7 +147,7 @@ impl Climb {
         let schedule = bench.world.add_schedule(house, rows_of_seats(WARM_UP_HOLDS + pace.count)).await?;
         bench.world.analyze().await?;
         let turn = Turn::once(self.peer, bench.turn_of(self.peer).await?, WARM_UP_HOLDS);
-        let holds = Holds { buyers: buyers.to_vec(), body: |i| seat_body(schedule, index(i)) };
+        let holds = Holds { told: &bench.told, buyers: buyers.to_vec(), body: |i| seat_body(schedule, index(i)) };
         let progress = progress(NAME, self.peer);
         waiting(turn, &progress, &holds).await?.expect(&[201]).map(drop)?;
         let before = bench.processes.cpu();

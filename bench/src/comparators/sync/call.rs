@@ -14,6 +14,8 @@ use super::outcomes::Asked;
 
 /// The largest body.
 const BODY_BYTES_MAX: usize = 64 << 10;
+/// How a body is compressed, for who takes that.
+pub(super) const GZIP: &str = "gzip";
 /// How often a transaction that was rolled back is tried again.
 const TRIES_MAX: u32 = 10;
 
@@ -106,12 +108,14 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     /// When to ask again, in seconds.
     pub(super) retry_after: Option<i64>,
+    /// Whether the body is compressed.
+    pub(super) gzip: bool,
 }
 
 impl Answer {
     /// An answer without further headers.
     pub(super) fn new(status: u16, body: impl Into<Bytes>) -> Self {
-        Self { status, body: body.into(), retry_after: None }
+        Self { status, body: body.into(), retry_after: None, gzip: false }
     }
 
     fn into_response(self) -> Response {
@@ -122,6 +126,9 @@ impl Answer {
         let media = if problem { "application/problem+json" } else { "application/json" };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(GZIP));
+        }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

@@ -1,19 +1,23 @@
 //! What buyers look at: `GET /v1/concerts/{id}/schedules` and `GET /v1/schedules/{id}/seats`.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::header;
 use axum::response::Response;
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use common::catalogue::Schedule;
 use common::ids::{ConcertId, ScheduleId, SeatId};
 use common::problems::{Problem, Slug};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde::Serialize;
 
 use super::App;
-use super::call::{Answer, Call, Failure};
+use super::call::{Answer, Call, Failure, GZIP};
 use super::guard::QueueToken;
 
 /// Bytes of JSON that a seat takes, about.
@@ -43,6 +47,8 @@ pub(super) struct View {
     section: Option<usize>,
     /// Also what is held or sold.
     all: bool,
+    /// Compressed.
+    gzip: bool,
 }
 
 #[derive(Serialize, sqlx::FromRow)]
@@ -96,14 +102,23 @@ async fn try_seats(app: &App, call: &Call) -> Result<Answer, Failure> {
     token.is_for(schedule.concert_id)?;
     token.usable(&app.pool).await?;
     let all = call.parameter("status") == Some("all");
-    let view = View { schedule: schedule.schedule_id, section: section.flatten(), all };
+    let gzip = call.headers().get(header::ACCEPT_ENCODING).is_some_and(|value| value.as_bytes() == GZIP.as_bytes());
+    let view = View { schedule: schedule.schedule_id, section: section.flatten(), all, gzip };
     let read = async || {
         let (first, last) = view.range(&schedule);
         let (as_of, letters): (DateTime<Utc>, String) =
             sqlx::query_as(SEATS).bind(first).bind(last).fetch_one(&app.pool).await?;
-        Ok::<_, Failure>(Bytes::from(view.json(&schedule, as_of, &letters)))
+        let json = view.json(&schedule, as_of, &letters);
+        Ok::<_, Failure>(if gzip { compressed(&json) } else { json.into() })
     };
-    Ok(Answer::new(200, app.seat_lists.get(view, read).await?))
+    Ok(Answer { gzip, ..Answer::new(200, app.seat_lists.get(view, read).await?) })
+}
+
+/// Once for all who ask within its age.
+fn compressed(json: &str) -> Bytes {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    let written = gzip.write_all(json.as_bytes()).and_then(|()| gzip.finish());
+    written.expect("writing to a vector never fails").into()
 }
 
 impl View {
