@@ -18,6 +18,8 @@ pub(crate) enum TokenChange {
     Admitted(Option<DateTime<Utc>>),
     /// It has ended.
     Ended,
+    /// It may have.
+    Doubted,
 }
 
 /// Called with the schedule whose seats changed; None: any may have changed.

@@ -175,8 +175,15 @@ impl<K: Hash + Eq, V: Clone> Newest<K, V> {
     }
 
     pub(crate) fn insert(&self, key: K, value: V) {
+        self.change(key, |_| Some(value));
+    }
+
+    /// Puts in what comes of the entry that there is, if anything; nobody else changes it meanwhile.
+    pub(crate) fn change(&self, key: K, new: impl FnOnce(Option<&V>) -> Option<V>) {
         let mut shard = self.shards.of(&key);
-        shard.insert(&self.hasher, key, value, u32::try_from(self.entries_each).unwrap_or(u32::MAX));
+        if let Some(value) = new(shard.get(&self.hasher, &key)) {
+            shard.insert(&self.hasher, key, value, u32::try_from(self.entries_each).unwrap_or(u32::MAX));
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -130,14 +130,27 @@ async fn known_answer(app: &App, ticket: &Ticket) -> Result<Option<Response>, Ap
         Some(Known::Finished(result)) => return outcome(result, ticket).map(Some),
         Some(Known::Pending(pending)) => {
             same_request(pending.request_hash.as_deref(), ticket)?;
+            if !is_soon_told(app, &pending)
+                && let Ok(Ok(Some(result))) = written(app, ticket).await
+            {
+                return outcome(result, ticket).map(Some);
+            }
             return Box::pin(answer(app, ticket)).await.map(Some);
         }
         None => {}
     }
-    match tokio::time::timeout(LOOK_MAX, Box::pin(app.written_outcome(ticket.request_id))).await {
+    match written(app, ticket).await {
         Ok(Ok(Some(result))) => outcome(result, ticket).map(Some),
         Ok(Ok(None) | Err(_)) | Err(_) => Ok(None),
     }
+}
+
+/// The outcome that the database has, if it says so in time.
+async fn written(
+    app: &App,
+    ticket: &Ticket,
+) -> Result<Result<Option<Arc<RequestResult>>, ApiError>, tokio::time::error::Elapsed> {
+    tokio::time::timeout(LOOK_MAX, Box::pin(app.written_outcome(ticket.request_id))).await
 }
 
 /// The answer to a request that the broker has: its outcome, if the caller waits and it comes in time, else 202.
@@ -321,8 +334,7 @@ pub(crate) async fn look_up(
         Some(Known::Pending(pending)) => Some(pending),
         Some(Known::Finished(_)) | None => None,
     };
-    // The results reader would have told the outcome of a request that was accepted here a moment ago.
-    if !(app.kafka.is_up() && pending.as_ref().is_some_and(is_recent)) {
+    if !pending.as_ref().is_some_and(|pending| is_soon_told(app, pending)) {
         match app.written_outcome(request).await {
             Ok(Some(result)) => return Ok(Some(result)),
             Err(error) if pending.is_none() => return Err(error),
@@ -335,9 +347,10 @@ pub(crate) async fn look_up(
     }
 }
 
-/// So recent that a missing outcome is no reason to ask the database.
-fn is_recent(pending: &Pending) -> bool {
-    Utc::now() - pending.submitted_at < chrono::TimeDelta::seconds(2)
+/// Whether a missing outcome is no reason to ask the database: the results reader would have told that of a request that was accepted here a
+/// moment ago.
+fn is_soon_told(app: &App, pending: &Pending) -> bool {
+    app.kafka.is_up() && Utc::now() - pending.submitted_at < chrono::TimeDelta::seconds(2)
 }
 
 #[cfg(test)]

@@ -235,8 +235,8 @@ pub(crate) enum TokenState {
 struct Remembered {
     token: TokenId,
     state: TokenState,
-    /// When, in seconds since these states began: many are remembered, and each is the smaller.
-    read_at: u32,
+    /// Until when it is not read again, in seconds since these states began: many are remembered, and each is the smaller.
+    fresh_until: u32,
 }
 
 /// The states of the tokens that were admitted, the last one of each buyer and concert.
@@ -265,8 +265,7 @@ impl TokenStates {
     /// What is known of a token, and whether that is still fresh. An end is for ever.
     pub(crate) fn get(&self, concert: ConcertId, buyer: UserId, token: TokenId) -> Option<(TokenState, bool)> {
         let known = self.states.get(&(concert, buyer)).filter(|known| known.token == token)?;
-        let is_fresh = self.seconds().saturating_sub(known.read_at) < STATE_FRESH_SECONDS;
-        Some((known.state, known.state == TokenState::Ended || is_fresh))
+        Some((known.state, known.state == TokenState::Ended || self.seconds() < known.fresh_until))
     }
 
     /// To be called before the row of a token is read.
@@ -284,9 +283,9 @@ impl TokenStates {
         state: TokenState,
         before: ReadMark,
     ) {
-        if self.changes[before.stripe].load(Ordering::Acquire) == before.count {
-            self.put(concert, buyer, token, state);
-        }
+        // Looked at where what the topic tells is put in, too: that comes after it, or has moved the counter.
+        let is_unchanged = || self.changes[before.stripe].load(Ordering::Acquire) == before.count;
+        self.states.change((concert, buyer), |_| is_unchanged().then(|| self.fresh(token, state)));
     }
 
     /// The results topic says that the token is admitted until then, as of `told_at`.
@@ -299,22 +298,33 @@ impl TokenStates {
         told_at: DateTime<Utc>,
     ) {
         self.moved(concert, buyer);
-        let ended = self.get(concert, buyer, token).is_some_and(|(state, _)| state == TokenState::Ended);
         // Results are delivered at least once: this one may be told again, long after the token's end.
         let is_news = (Utc::now() - told_at).to_std().unwrap_or_default() < NEWS;
-        if !ended && is_news {
-            self.put(concert, buyer, token, TokenState::Active(until));
-        }
+        self.states.change((concert, buyer), |known| {
+            let has_ended = known.is_some_and(|known| known.token == token && known.state == TokenState::Ended);
+            (is_news && !has_ended).then(|| self.fresh(token, TokenState::Active(until)))
+        });
     }
 
-    /// The results topic says that the buyer's token has ended; `token` None: the one that is known.
-    pub(crate) fn ended(&self, concert: ConcertId, buyer: UserId, token: Option<TokenId>) {
+    /// The results topic says that this token of the buyer has ended.
+    pub(crate) fn ended(&self, concert: ConcertId, buyer: UserId, token: TokenId) {
         self.moved(concert, buyer);
-        let known = self.states.get(&(concert, buyer)).map(|known| known.token);
         // Of a newer token nothing is said.
-        if let Some(token) = token.or(known).filter(|token| known.is_none_or(|known| known == *token)) {
-            self.put(concert, buyer, token, TokenState::Ended);
-        }
+        let is_news = |known: Option<&Remembered>| known.is_none_or(|known| known.token == token);
+        self.states.change((concert, buyer), |known| is_news(known).then(|| self.fresh(token, TokenState::Ended)));
+    }
+
+    /// A token of the buyer may have ended, and it is not known which: the one that is known is read again before it counts. That one, if it
+    /// was live.
+    pub(crate) fn doubted(&self, concert: ConcertId, buyer: UserId) -> Option<TokenId> {
+        self.moved(concert, buyer);
+        let mut doubted = None;
+        self.states.change((concert, buyer), |known| {
+            let live = known.filter(|known| known.state != TokenState::Ended)?;
+            doubted = Some(live.token);
+            Some(Remembered { fresh_until: 0, ..*live })
+        });
+        doubted
     }
 
     /// Tokens whose state is known.
@@ -322,8 +332,8 @@ impl TokenStates {
         self.states.len()
     }
 
-    fn put(&self, concert: ConcertId, buyer: UserId, token: TokenId, state: TokenState) {
-        self.states.insert((concert, buyer), Remembered { token, state, read_at: self.seconds() });
+    fn fresh(&self, token: TokenId, state: TokenState) -> Remembered {
+        Remembered { token, state, fresh_until: self.seconds().saturating_add(STATE_FRESH_SECONDS) }
     }
 
     fn seconds(&self) -> u32 {
@@ -399,7 +409,7 @@ mod tests {
         let states = TokenStates::new(10);
         let until = Utc::now() + chrono::TimeDelta::seconds(60);
         let before = states.read_mark(CONCERT, buyer());
-        states.ended(CONCERT, buyer(), None);
+        states.doubted(CONCERT, buyer());
         states.remember(CONCERT, buyer(), token(1), TokenState::Active(until), before);
         assert_eq!(states.get(CONCERT, buyer(), token(1)), None);
         let before = states.read_mark(CONCERT, buyer());
@@ -413,13 +423,27 @@ mod tests {
         let states = TokenStates::new(10);
         let until = Utc::now() + chrono::TimeDelta::seconds(60);
         states.admitted(CONCERT, buyer(), token(1), until, Utc::now());
-        states.ended(CONCERT, buyer(), None);
+        states.ended(CONCERT, buyer(), token(1));
         states.admitted(CONCERT, buyer(), token(1), until, Utc::now());
         assert_eq!(states.get(CONCERT, buyer(), token(1)), Some((TokenState::Ended, true)));
         states.admitted(CONCERT, buyer(), token(2), until, Utc::now());
-        states.ended(CONCERT, buyer(), Some(token(1)));
+        states.ended(CONCERT, buyer(), token(1));
         assert_eq!(states.get(CONCERT, buyer(), token(2)), Some((TokenState::Active(until), true)));
         states.admitted(CONCERT, buyer(), token(3), until, Utc::now() - chrono::TimeDelta::seconds(60));
         assert_eq!(states.get(CONCERT, buyer(), token(3)), None);
+    }
+
+    #[test]
+    fn a_live_token_that_is_doubted_is_read_again_and_an_end_stands() {
+        let states = TokenStates::new(10);
+        let until = Utc::now() + chrono::TimeDelta::seconds(60);
+        assert_eq!(states.doubted(CONCERT, buyer()), None);
+        states.admitted(CONCERT, buyer(), token(2), until, Utc::now());
+        assert_eq!(states.doubted(CONCERT, buyer()), Some(token(2)));
+        assert_eq!(states.get(CONCERT, buyer(), token(2)), Some((TokenState::Active(until), false)));
+        let before = states.read_mark(CONCERT, buyer());
+        states.remember(CONCERT, buyer(), token(2), TokenState::Ended, before);
+        assert_eq!(states.doubted(CONCERT, buyer()), None);
+        assert_eq!(states.get(CONCERT, buyer(), token(2)), Some((TokenState::Ended, true)));
     }
 }

@@ -171,12 +171,13 @@ impl Batch {
             ("token.leave", RequestStatus::Succeeded) => token_left(app, result, body.get()),
             ("queue.configure", RequestStatus::Succeeded) => queue_configured(app, body.get()),
             (kind, status) if kind.starts_with("reservation.") || kind.starts_with("payment.") => {
-                if let (Some(concert), Some(buyer)) = (result.concert_id, result.user_id) {
-                    app.tokens.ended(concert, buyer, None);
-                }
                 match status {
                     RequestStatus::Succeeded => self.reservation_changed(app, result, body.get()),
-                    RequestStatus::Failed => self.seats_released(app, body.get()),
+                    // A hold that could not be paid, too.
+                    RequestStatus::Failed if result.source.topic == topics::PAYMENTS => {
+                        self.seats_released(app, body.get())
+                    }
+                    RequestStatus::Failed => Ok(()),
                 }
             }
             _ => Ok(()),
@@ -188,6 +189,12 @@ impl Batch {
 
     fn reservation_changed(&mut self, app: &App, result: &RequestResult, body: &str) -> serde_json::Result<()> {
         let told: Told = serde_json::from_str(body)?;
+        if let (Some(paid), Some(buyer)) = (&told.reservation, result.user_id) {
+            // Its token has ended. An event said so already, unless the worker was killed before it told: it tells the outcome again, the
+            // event not. The buyer may have another token by now.
+            let doubted = paid.concert_id.and_then(|concert| app.tokens.doubted(concert, buyer));
+            doubted.into_iter().for_each(|token| app.bus.token_changed(token, TokenChange::Doubted));
+        }
         let told = told.reservation.as_deref().unwrap_or(&told);
         if let (Some(id), Some(user_id), Some(concert_id), Some(schedule_id)) =
             (told.reservation_id, result.user_id, told.concert_id, told.schedule_id)
@@ -226,7 +233,7 @@ fn admitted(app: &App, event: &TokenEvent) {
 }
 
 fn ended(app: &App, event: &TokenEvent) {
-    app.tokens.ended(event.concert_id, event.user_id, Some(event.token_id));
+    app.tokens.ended(event.concert_id, event.user_id, event.token_id);
     if let Some(seq) = event.seq {
         app.queues.left(event.concert_id, seq);
     }
@@ -260,7 +267,8 @@ fn token_left(app: &App, result: &RequestResult, body: &str) -> serde_json::Resu
     }
     let left: Left = serde_json::from_str(body)?;
     if let (Some(concert), Some(buyer)) = (result.concert_id, result.user_id) {
-        app.tokens.ended(concert, buyer, Some(left.token_id));
+        app.tokens.ended(concert, buyer, left.token_id);
+        app.bus.token_changed(left.token_id, TokenChange::Ended);
     }
     Ok(())
 }

@@ -71,8 +71,9 @@ pub fn classify(error: &sqlx::Error) -> ErrorClass {
 
 fn classify_sqlstate(code: &str) -> ErrorClass {
     match code {
-        // A standby that was just promoted, or a primary that was just demoted.
-        "25006" => ErrorClass::Transient,
+        // A standby that was just promoted, or a primary that was just demoted; a transaction that took too long, because the process or its
+        // machine stood still.
+        "25006" | "25P03" | "25P04" => ErrorClass::Transient,
         _ => match code.get(..2) {
             // Connection, rollback (deadlock, serialisation), resources, locks, operator's intervention (shutdown, restart),
             // system errors.
@@ -90,13 +91,14 @@ mod tests {
 
     #[test]
     fn what_passes_what_is_in_the_data_and_what_is_fatal() {
-        for code in ["08006", "40001", "40P01", "53300", "55P03", "57P01", "57P03", "58030", "25006"] {
+        for code in ["08006", "40001", "40P01", "53300", "55P03", "57P01", "57P03", "58030", "25006", "25P03", "25P04"]
+        {
             assert_eq!(classify_sqlstate(code), ErrorClass::Transient, "{code}");
         }
         for code in ["22021", "22003", "23505", "23514"] {
             assert_eq!(classify_sqlstate(code), ErrorClass::Data, "{code}");
         }
-        for code in ["42P01", "28P01", "3D000", "XX001", ""] {
+        for code in ["42P01", "28P01", "3D000", "XX001", "25P02", ""] {
             assert_eq!(classify_sqlstate(code), ErrorClass::Fatal, "{code}");
         }
         assert_eq!(classify(&sqlx::Error::PoolTimedOut), ErrorClass::Transient);

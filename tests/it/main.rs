@@ -11,6 +11,7 @@ mod errors;
 mod events;
 mod faults;
 
+mod late_results;
 mod pages;
 mod payments;
 mod queues;

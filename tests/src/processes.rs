@@ -116,6 +116,12 @@ impl Running {
         self.end();
     }
 
+    /// Stops it until the guard is dropped.
+    pub fn freeze(&self) -> Frozen {
+        send_signal(self.child.id(), "STOP");
+        Frozen { pid: self.child.id() }
+    }
+
     /// SIGTERM; waits for its end, and tells whether it ended in good order (exit code 0).
     pub async fn stop(mut self, within: Duration) -> bool {
         send_signal(self.child.id(), "TERM");

@@ -1,7 +1,7 @@
 //! Payments: paying a held reservation, and giving paid seats back.
 
 use axum::response::Response;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use common::bodies::PaymentBody;
 use common::ids::{PaymentId, ReservationId, UserId};
 use common::messages::payments::{Pay, Refund};
@@ -13,6 +13,7 @@ use crate::body::Nothing;
 use crate::call::Call;
 use crate::error::{ApiError, both};
 use crate::publish;
+use crate::reservations::KnownReservation;
 use crate::routes::{Accepted, LogHeaders};
 use crate::state::App;
 use crate::store::reservations::HoldState;
@@ -57,13 +58,13 @@ pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
 /// A reservation that is still held can be paid with any genuine queue token of its buyer and concert, whatever has become of the
 /// token or of the queue. For any other, the token must be usable; what is wrong with the reservation is for the worker to tell.
 async fn may_pay(app: &App, buyer: UserId, token: QueueToken, reservation: ReservationId) -> Result<(), ApiError> {
-    let told = app.reservations.get(reservation).map(|told| HoldState {
-        user_id: told.user_id,
-        concert_id: told.concert_id,
-        is_held: told.held_until.is_some_and(|until| until > Utc::now()),
-    });
+    // One whose time seems to be over is the database's to tell, and its clock's.
+    let is_over = |until: DateTime<Utc>| until <= Utc::now();
+    let told = app.reservations.get(reservation).filter(|told| !told.held_until.is_some_and(is_over));
     let hold = match told {
-        Some(hold) => Some(hold),
+        Some(KnownReservation { user_id, concert_id, held_until, .. }) => {
+            Some(HoldState { user_id, concert_id, is_held: held_until.is_some() })
+        }
         None => match Box::pin(app.hold_state(reservation)).await {
             Ok(hold) => hold,
             // A usable token is enough: the worker looks at the reservation anyway.

@@ -16,7 +16,7 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer as _, Serialize};
 use thiserror::Error;
 
-use crate::ids::{RequestId, UserId};
+use crate::ids::{ConcertId, RequestId, UserId};
 
 /// The version that all records have today.
 pub const VERSION: u32 = 1;
@@ -118,6 +118,11 @@ pub trait Command: Sized {
     fn origin(&self) -> Option<&Origin> {
         None
     }
+
+    /// The concert whose queue its buyer leaves with it.
+    fn queue_left(&self) -> Option<ConcertId> {
+        None
+    }
 }
 
 /// Implements [`Command`] for an enum whose variants each hold one message.
@@ -158,17 +163,26 @@ macro_rules! command {
             }
 
             fn origin(&self) -> Option<&$crate::messages::Origin> {
-                match self { $(Self::$variant(message) => $crate::messages::HasOrigin::origin(message),)* }
+                match self { $(Self::$variant(message) => $crate::messages::Relations::origin(message),)* }
+            }
+
+            fn queue_left(&self) -> Option<$crate::ids::ConcertId> {
+                match self { $(Self::$variant(message) => $crate::messages::Relations::queue_left(message),)* }
             }
         }
     };
 }
 pub(crate) use command;
 
-/// A message that may go on with a request of another topic.
-pub(crate) trait HasOrigin {
+/// What a message has to do with others: mostly nothing.
+pub(crate) trait Relations {
     /// Where the request began, when it was not with this record.
     fn origin(&self) -> Option<&Origin> {
+        None
+    }
+
+    /// The concert whose queue its buyer leaves with it.
+    fn queue_left(&self) -> Option<ConcertId> {
         None
     }
 }

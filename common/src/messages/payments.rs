@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HasOrigin, Message, Origin, command};
+use super::{Message, Origin, Relations, command};
 use crate::forms::object;
 use crate::ids::{PaymentId, RequestId, ReservationId, UserId};
 use crate::topics;
@@ -106,11 +106,11 @@ message!(Refund, "payment.refund");
 message!(Cancel, "reservation.cancel");
 message!(Expire, "reservation.expire");
 
-impl HasOrigin for Charge {}
-impl HasOrigin for Refund {}
-impl HasOrigin for Cancel {}
-impl HasOrigin for Expire {}
-impl HasOrigin for Pay {
+impl Relations for Charge {}
+impl Relations for Refund {}
+impl Relations for Cancel {}
+impl Relations for Expire {}
+impl Relations for Pay {
     fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
     }

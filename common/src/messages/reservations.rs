@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HasOrigin, Message, command};
+use super::{Message, Relations, command};
 use crate::forms::object;
 use crate::ids::{RequestId, ScheduleId, SeatId, UserId};
 use crate::topics;
@@ -60,7 +60,7 @@ impl Message for Hold {
     }
 }
 
-impl HasOrigin for Hold {}
+impl Relations for Hold {}
 
 command! {
     /// All that the reservation worker reads.

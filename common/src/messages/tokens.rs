@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HasOrigin, Message, command};
+use super::{Message, Relations, command};
 use crate::forms::from_its_name_alone;
 use crate::ids::{ConcertId, RequestId, TokenId, UserId};
 use crate::topics;
@@ -121,14 +121,20 @@ macro_rules! message {
                 self.concert_id.to_string()
             }
         }
-
-        impl HasOrigin for $message {}
     };
 }
 
 message!(Issue, "token.issue");
 message!(Leave, "token.leave");
 message!(Configure, "queue.configure");
+
+impl Relations for Issue {}
+impl Relations for Configure {}
+impl Relations for Leave {
+    fn queue_left(&self) -> Option<ConcertId> {
+        Some(self.concert_id)
+    }
+}
 
 command! {
     /// All that the token worker reads.

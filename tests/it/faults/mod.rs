@@ -5,9 +5,12 @@ mod backups;
 mod gaps;
 mod holds;
 mod instances;
+mod keys;
 mod maps;
+mod purge;
 mod replay;
 mod restarts;
+mod untold;
 mod workers;
 
 use std::sync::Mutex;

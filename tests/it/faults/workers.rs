@@ -6,7 +6,7 @@ use std::time::Duration;
 use boxoffice_tests::log::{self, GROUPS, PAYMENTS, RESERVATIONS, RESULTS, Reader, Writer};
 use boxoffice_tests::processes::Processes;
 use boxoffice_tests::wait::s;
-use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, audit, database, eventually, met, shapes};
+use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, audit, database, eventually, met, setting, shapes};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -348,6 +348,51 @@ async fn two_workers_tell_one_balance() {
     }
     log::caught_up(s(30)).await;
     audit::audit_at_rest(&pool).await;
+    processes.up(1).await;
+}
+
+/// A worker that stands still in the middle of a transaction for longer than Postgres waits for one goes on. Over TCP, where it is told so; over
+/// a socket of Unix it finds a broken pipe.
+#[tokio::test]
+async fn a_worker_that_stood_still_in_a_transaction_goes_on() {
+    let processes = Processes::begin().await;
+    let (api, pool) = (Api::new(), database::pool().await);
+    let database_url = setting("DATABASE_URL");
+    let over_tcp = database_url.split('?').next().unwrap_or_default();
+    let worker = processes.another("payment-worker", &[("DATABASE_URL", over_tcp)]);
+    processes.end("payment-worker", "TERM").await;
+    let worker = worker.start();
+    workers_are_ready(&api).await;
+    let buyer = api.sign_up().await;
+    buyer.charge(1, Way::Wait).await.ok(201);
+    let mut blocker = pool.begin().await.expect("Postgres answers");
+    let account = "SELECT 1 FROM accounts WHERE user_id::text = $1 FOR UPDATE";
+    sqlx::query(account).bind(&buyer.user_id).execute(&mut *blocker).await.expect("Postgres answers");
+    let charge = json!({"type": "balance.charge", "version": 1, "request_id": uuid::Uuid::new_v4(), "user_id": buyer.user_id,
+                        "amount": 10});
+    Writer::new().append(PAYMENTS, &buyer.user_id, &charge).await;
+    blocked(&pool, "payment-worker", 1).await;
+    let frozen = worker.freeze();
+    blocker.rollback().await.expect("Postgres answers");
+    for (what, open) in [("the transaction is idle", 1), ("Postgres has ended it", 0)] {
+        eventually(what, s(40), async || {
+            let idle: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payment-worker' AND state = 'idle in transaction'",
+            )
+            .fetch_one(&pool)
+            .await
+            .expect("Postgres answers");
+            met(idle == open, idle)
+        })
+        .await;
+    }
+    drop(frozen);
+    eventually("the charge is applied", s(30), async || {
+        let balance = buyer.balance().await;
+        met(balance == 11, balance)
+    })
+    .await;
+    assert!(worker.stop(s(20)).await);
     processes.up(1).await;
 }
 

@@ -10,6 +10,7 @@ mod cases;
 mod fixtures;
 #[cfg(test)]
 mod properties;
+mod undo;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use common::bodies::{ChargeBody, EntryKind, PaymentBody, PaymentStatus, ReservationStatus};
@@ -19,6 +20,7 @@ use common::messages::payments::{CHARGE_MAX, Cancel, Charge, Expire, Pay, Paymen
 use common::problems::{Problem, Slug};
 
 pub(super) use self::again::{decide_again, had_effect, lacks_reservation};
+pub(super) use self::undo::{has_to_undo, undo};
 use super::state::{Booking, Paid, Refunded, State};
 use crate::runtime::word::{Clock, Outcome};
 
@@ -83,15 +85,19 @@ fn take_payment(state: &mut State, command: &Pay, clock: Clock) -> Result<Outcom
 
 /// Ends the hold if it still runs, and tells of it in the payment's problem.
 fn release(state: &mut State, id: ReservationId, mut problem: Problem) -> Problem {
-    if state.reservation(id).is_some_and(|booking| booking.row.status == ReservationStatus::Held) {
-        state.settle(id, ReservationStatus::Cancelled);
-    }
+    cancel_if_held(state, id);
     // What ended before has released its seats as well; only what is paid keeps them.
     let released = state.reservation(id).is_some_and(|booking| booking.row.status != ReservationStatus::Paid);
     if released {
         problem.detail.push_str("; the seats are released");
     }
     problem.with("reservation_id", id.to_string()).with("seats_released", released)
+}
+
+fn cancel_if_held(state: &mut State, id: ReservationId) {
+    if state.reservation(id).is_some_and(|booking| booking.row.status == ReservationStatus::Held) {
+        state.settle(id, ReservationStatus::Cancelled);
+    }
 }
 
 fn refund(state: &mut State, command: &Refund, clock: Clock) -> Result<Outcome, Problem> {

@@ -137,6 +137,10 @@ impl Word for Payments {
         decide::had_effect(told)
     }
 
+    fn has_to_undo(command: &PaymentCommand, outcome: Option<&RequestResult>) -> bool {
+        decide::has_to_undo(command, outcome)
+    }
+
     async fn apply(
         &mut self,
         transaction: &mut PgConnection,
@@ -171,6 +175,7 @@ fn decide_one(state: &mut State, now: DateTime<Utc>, logged: &Logged<PaymentComm
     let clock = Clock { asked_at: logged.asked_at, now };
     match &logged.told {
         _ if logged.cause_pending && decide::lacks_reservation(state, &logged.command) => Outcome::Waits,
+        _ if logged.is_repeat => decide::undo(state, &logged.command),
         Some(told) => decide::decide_again(state, &logged.command, told, clock),
         None => decide::decide(state, &logged.command, clock),
     }

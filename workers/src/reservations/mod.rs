@@ -46,6 +46,8 @@ pub struct Reservations {
     maps: HashMap<ScheduleId, SeatMap>,
     releases: HashMap<ScheduleId, i64>,
     search: overdue::Search,
+    /// The last try came to nothing: perhaps a hold has the id of one that went on to its payment.
+    look_for_all: bool,
 }
 
 impl Reservations {
@@ -58,6 +60,7 @@ impl Reservations {
             maps: HashMap::new(),
             releases: HashMap::new(),
             search: overdue::Search::default(),
+            look_for_all: false,
         }
     }
 }
@@ -97,7 +100,7 @@ impl Word for Reservations {
         let holds: Vec<&Hold> = batch.iter().map(|logged| hold(logged)).collect();
         self.schedules.load(transaction, &sorted(holds.iter().map(|hold| hold.schedule_id))).await?;
         self.users.load(transaction, holds.iter().map(|hold| hold.user_id)).await?;
-        let repeated = repeated(transaction, &holds).await?;
+        let repeated = self.repeated(transaction, &holds).await?;
         let mut state = self.state(transaction, batch).await?;
         let decisions = decide_all(&mut state, batch, &repeated, now);
         // If a seat is not free after all, `forget` is called.
@@ -106,6 +109,7 @@ impl Word for Reservations {
         if !made.is_empty() {
             store::insert_holds(transaction, &made).await?;
         }
+        self.look_for_all = false;
         Ok(self.applied(batch, decisions))
     }
 
@@ -120,10 +124,26 @@ impl Word for Reservations {
         self.releases.clear();
         self.schedules.forget();
         self.users.forget();
+        self.look_for_all = true;
     }
 }
 
 impl Reservations {
+    /// Holds that were decided before, though the runtime has found no outcome: made, and their payment is asked for again, or refused, and that
+    /// is told again. One without `pay: true` is so only if its id was another's before; then the key of the reservations refuses the first try.
+    async fn repeated(
+        &self,
+        transaction: &mut PgConnection,
+        holds: &[&Hold],
+    ) -> Result<HashSet<ReservationId>, sqlx::Error> {
+        let may_be = |hold: &&&Hold| hold.pay || self.look_for_all;
+        let ids: Vec<_> = holds.iter().filter(may_be).map(|hold| hold.request_id.0).collect();
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
+        Ok(store::decided(transaction, &ids).await?.into_iter().collect())
+    }
+
     /// Loads what the batch touches.
     async fn state(
         &mut self,
@@ -268,15 +288,6 @@ fn decide_all<'a>(
         (*logged, decided)
     })
     .collect()
-}
-
-/// Holds with `pay: true` that were decided before: made, and their payment is asked for again, or refused, and that is told again.
-async fn repeated(transaction: &mut PgConnection, holds: &[&Hold]) -> Result<HashSet<ReservationId>, sqlx::Error> {
-    let ids: Vec<_> = holds.iter().filter(|hold| hold.pay).map(|hold| hold.request_id.0).collect();
-    if ids.is_empty() {
-        return Ok(HashSet::new());
-    }
-    Ok(store::decided(transaction, &ids).await?.into_iter().collect())
 }
 
 /// The second half of a hold with `pay: true`.

@@ -90,6 +90,7 @@ fn read<W: Word>(
                     cause_pending: memory.is_active() && memory.is_pending(&W::cause(&command, told.as_deref())),
                     told,
                     applied_before: applied_before.get(&record.partition).is_some_and(|next| record.offset < *next),
+                    is_repeat: false,
                     command,
                     asked_at: record.asked_at(),
                     partition: record.partition,
@@ -143,7 +144,7 @@ impl<W: Word> Applier<W> {
         // The whole batch first, halves only when the data asks for it; the last part moves the applied offsets.
         while let Some(mut part) = parts.pop() {
             let advance = parts.is_empty().then_some(&span);
-            match self.apply_part(&part, advance).await? {
+            match self.apply_part(&mut part, advance).await? {
                 Part::Applied(applied) => done.extend(applied),
                 Part::Split => {
                     let second = part.split_off(part.len() / 2);
@@ -170,7 +171,7 @@ impl<W: Word> Applier<W> {
         Ok(Applied::Done(done))
     }
 
-    async fn apply_part(&mut self, part: &[Read<W::Command>], advance: Option<&Span>) -> anyhow::Result<Part> {
+    async fn apply_part(&mut self, part: &mut [Read<W::Command>], advance: Option<&Span>) -> anyhow::Result<Part> {
         let (mut wait, mut alone_before) = (RETRY_FIRST, false);
         loop {
             let began = Instant::now();
@@ -206,7 +207,7 @@ impl<W: Word> Applier<W> {
         }
     }
 
-    async fn transact(&mut self, part: &[Read<W::Command>], advance: Option<&Span>) -> Result<Part, sqlx::Error> {
+    async fn transact(&mut self, part: &mut [Read<W::Command>], advance: Option<&Span>) -> Result<Part, sqlx::Error> {
         let ids: Vec<Uuid> = part.iter().map(|read| read.logged.command.request_id().0).collect();
         let mut locks: Vec<i64> = part.iter().filter_map(|read| W::one_writer_of(&read.logged.command)).collect();
         locks.sort_unstable();
@@ -221,16 +222,14 @@ impl<W: Word> Applier<W> {
         }
         let mut outcomes: HashMap<RequestId, RequestResult> = known.into_iter().map(|r| (r.request_id, r)).collect();
         let mut seen: HashSet<RequestId> = HashSet::with_capacity(part.len());
-        let fresh: Vec<&Read<W::Command>> = part
-            .iter()
-            .filter(|read| {
-                let id = read.logged.command.request_id();
-                !outcomes.contains_key(&id) && seen.insert(id)
-            })
-            .collect();
-        let repeats = part.len() - fresh.len();
+        for Read { logged, .. } in &mut *part {
+            let id = logged.command.request_id();
+            logged.is_repeat = outcomes.contains_key(&id) || !seen.insert(id);
+        }
+        let repeats = part.iter().filter(|read| read.logged.is_repeat).count();
+        let open = part.iter().filter(|read| !read.logged.is_repeat || has_to_undo::<W>(&read.logged, &outcomes));
         let mut done = Done::default();
-        let new = match self.decide(&mut transaction, now, fresh, &mut done).await? {
+        let new = match self.decide(&mut transaction, now, open.collect(), &mut done).await? {
             Ok(new) => new,
             // The transaction is rolled back: what waits has had no effect, but what came after it may have.
             Err(waiting) => return Ok(Part::Waits(waiting)),
@@ -259,17 +258,18 @@ impl<W: Word> Applier<W> {
         Ok(moved.len() == span.next.len() && !moved.iter().any(is_new))
     }
 
-    /// Lets the word decide what is new. The outcomes to be stored; or where those records are that wait.
+    /// Lets the word decide what is new, and undo what repeats have to. The outcomes to be stored; or where those records are that wait.
     async fn decide(
         &mut self,
         transaction: &mut PgConnection,
         now: DateTime<Utc>,
-        fresh: Vec<&Read<W::Command>>,
+        open: Vec<&Read<W::Command>>,
         done: &mut Done,
     ) -> Result<Result<Vec<RequestResult>, Positions>, sqlx::Error> {
         let without_effect = |told: &Told| !W::had_effect(&told.result);
-        let (settled, open): (Vec<_>, Vec<_>) =
-            fresh.into_iter().partition(|read| read.logged.told.as_deref().is_some_and(without_effect));
+        let (settled, open): (Vec<_>, Vec<_>) = open
+            .into_iter()
+            .partition(|read| !read.logged.is_repeat && read.logged.told.as_deref().is_some_and(without_effect));
         let mut new: Vec<RequestResult> =
             settled.iter().filter_map(|read| read.logged.told.as_ref().map(|told| told.result.clone())).collect();
         let (lost, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|read| is_lost::<W>(&read.logged));
@@ -308,6 +308,13 @@ impl<W: Word> Applier<W> {
 /// decide it now would tell a failure.
 fn is_lost<W: Word>(logged: &Logged<W::Command>) -> bool {
     logged.applied_before && logged.told.is_none() && !W::may_go_on(&logged.command)
+}
+
+/// Whether a repeat has to undo something; what was applied before has done so.
+fn has_to_undo<W: Word>(logged: &Logged<W::Command>, outcomes: &HashMap<RequestId, RequestResult>) -> bool {
+    let told = || logged.told.as_ref().map(|told| &told.result);
+    let outcome = outcomes.get(&logged.command.request_id()).or_else(told);
+    !logged.applied_before && W::has_to_undo(&logged.command, outcome)
 }
 
 enum Part {
@@ -372,6 +379,10 @@ fn tell<C: Command>(
             let mut result = outcomes.remove(&logged.command.request_id())?;
             // A repeat's comes from the database, which does not keep this; but after a restore it is asked for.
             result.began = result.began.or_else(|| began(logged, &result.source, topic));
+            if result.status == RequestStatus::Succeeded {
+                // Nor this, and the event that the token has ended is not told again.
+                result.concert_id = result.concert_id.or_else(|| logged.command.queue_left());
+            }
             Some((logged.partition, result, logged.traceparent.clone()))
         })
         .collect()

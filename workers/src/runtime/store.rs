@@ -129,10 +129,11 @@ pub(crate) async fn conclude(
 
 /// Deletes at most `limit` outcomes of the topic that are older than `kept_hours`; returns how many.
 pub(crate) async fn purge(pool: &PgPool, topic: &str, kept_hours: u32, limit: i64) -> Result<u64, sqlx::Error> {
+    // By their places: nobody changes a row, and to find each by its key would take longer than all else.
     let deleted = sqlx::query!(
-        "DELETE FROM requests WHERE request_id IN (
-             SELECT request_id FROM requests
-             WHERE finished_at < now() - make_interval(hours => $2) AND topic = $1 LIMIT $3)",
+        "DELETE FROM requests WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM requests
+             WHERE finished_at < now() - make_interval(hours => $2) AND topic = $1 LIMIT $3))",
         topic,
         i32::try_from(kept_hours).unwrap_or(i32::MAX),
         limit

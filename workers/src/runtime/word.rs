@@ -36,6 +36,8 @@ pub struct Logged<C> {
     pub cause_pending: bool,
     /// It was applied before this worker took its partition over.
     pub applied_before: bool,
+    /// Another record has its request's outcome, or is about to: it is applied for the sake of [`Word::has_to_undo`] alone.
+    pub is_repeat: bool,
 }
 
 /// What a command of another word must have had its effect before this one has its own.
@@ -241,6 +243,13 @@ pub trait Word: Send + 'static {
         false
     }
 
+    /// Whether a repeat has to undo what its request had begun, which `outcome` does not tell of: that of another record with its id; None:
+    /// of one in the same batch. Then it is applied, and ends as [`Outcome::Continued`].
+    fn has_to_undo(command: &Self::Command, outcome: Option<&RequestResult>) -> bool {
+        let _ = (command, outcome);
+        false
+    }
+
     /// What was told to have become of queue tokens, after the database may have been restored: before anything else, and `at_last`,
     /// when all records that were told of are applied.
     ///
@@ -262,7 +271,8 @@ pub trait Word: Send + 'static {
     }
 
     /// Applies a batch inside the runtime's transaction: loads what it touches, decides in log order, writes back; what it has not locked
-    /// it checks when it writes. The runtime has dropped repeats, writes the outcomes and commits. The statements must not grow with the batch.
+    /// it checks when it writes. The runtime has dropped repeats (but see [`Word::has_to_undo`]), writes the outcomes and commits. The
+    /// statements must not grow with the batch.
     ///
     /// # Errors
     /// Whatever the database says; the transaction is rolled back and [`Word::forget`] called before the next try.

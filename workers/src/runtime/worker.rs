@@ -31,9 +31,11 @@ use super::word::Word;
 const CONNECTIONS: u32 = 1;
 /// How long a worker that was told to stop may take to finish its batch.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(8);
-/// How often outcomes that are old enough are deleted, and how many at once.
+/// How often outcomes that are old enough are deleted, and how many at once: a batch may wait for that. After so many there may be more, and
+/// that goes on after a pause of so many times the time that it took: it has a tenth of the worker's.
 const PURGE_EVERY: Duration = Duration::from_mins(1);
-const PURGE_ROWS_MAX: i64 = 10_000;
+const PURGE_ROWS_MAX: i64 = 1_000;
+const PURGE_PAUSE: u32 = 9;
 /// How long publishing may take to end after the worker.
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before looking again whether the cause of a record is applied.
@@ -191,7 +193,9 @@ impl<W: Word> Worker<W> {
                 biased;
                 () = stop.cancelled() => {}
                 () = next_tick(&mut ticks) => self.tick().await?,
-                _ = purges.tick() => self.purge().await,
+                _ = purges.tick() => if let Some(pause) = self.purge().await {
+                    purges.reset_after(pause);
+                },
                 _ = looks.tick() => self.look_back().await?,
                 _ = retries.tick(), if !self.aside.is_empty() => {
                     self.try_again().await?;
@@ -324,10 +328,15 @@ impl<W: Word> Worker<W> {
         self.publisher.tell(Told { results, messages: emissions.messages, ..Told::default() }).await
     }
 
-    async fn purge(&self) {
-        let purged = store::purge(&self.applier.pool, W::TOPIC, self.requests_kept_hours, PURGE_ROWS_MAX).await;
-        if let Err(error) = purged {
-            tracing::warn!(%error, "old outcomes are deleted another time");
+    /// Deletes outcomes that are old enough. When to go on, if there may be more.
+    async fn purge(&self) -> Option<Duration> {
+        let began = Instant::now();
+        match store::purge(&self.applier.pool, W::TOPIC, self.requests_kept_hours, PURGE_ROWS_MAX).await {
+            Ok(deleted) => (deleted >= PURGE_ROWS_MAX.unsigned_abs()).then(|| began.elapsed() * PURGE_PAUSE),
+            Err(error) => {
+                tracing::warn!(%error, "old outcomes are deleted another time");
+                None
+            }
         }
     }
 
