@@ -1,5 +1,7 @@
 //! The runtime's own SQL: outcomes of requests, and how far the log is applied.
 
+use std::ops::Range;
+
 use chrono::{DateTime, Utc};
 use common::ids::{RequestId, UserId};
 use common::messages::results::{RequestResult, RequestStatus, Source};
@@ -127,20 +129,30 @@ pub(crate) async fn conclude(
     Ok(moved.into_iter().map(|row| (row.partition, row.new)).collect())
 }
 
-/// Deletes at most `limit` outcomes of the topic that are older than `kept_hours`; returns how many.
-pub(crate) async fn purge(pool: &PgPool, topic: &str, kept_hours: u32, limit: i64) -> Result<u64, sqlx::Error> {
-    // By their places: nobody changes a row, and to find each by its key would take longer than all else.
-    let deleted = sqlx::query!(
-        "DELETE FROM requests WHERE ctid = ANY(ARRAY(
-             SELECT ctid FROM requests
-             WHERE finished_at < now() - make_interval(hours => $2) AND topic = $1 LIMIT $3))",
+/// Deletes the outcomes of the topic in these pages of the table that are older than `kept_hours`; returns how many, and how many pages there are.
+pub(crate) async fn purge(
+    pool: &PgPool,
+    topic: &str,
+    kept_hours: u32,
+    pages: Range<i64>,
+) -> Result<(i64, i64), sqlx::Error> {
+    // The moment is a subquery's, so that it is computed once instead of for each row.
+    let swept = sqlx::query!(
+        r#"WITH deleted AS (
+               DELETE FROM requests
+               WHERE ctid >= format('(%s,0)', $3::bigint)::tid AND ctid < format('(%s,0)', $4::bigint)::tid
+                 AND topic = $1 AND finished_at < (SELECT now() - make_interval(hours => $2))
+               RETURNING 1)
+           SELECT count(*) AS "rows!", pg_relation_size('requests') / current_setting('block_size')::bigint AS "pages!"
+           FROM deleted"#,
         topic,
         i32::try_from(kept_hours).unwrap_or(i32::MAX),
-        limit
+        pages.start,
+        pages.end
     )
-    .execute(pool)
+    .fetch_one(pool)
     .await?;
-    Ok(deleted.rows_affected())
+    Ok((swept.rows, swept.pages))
 }
 
 /// How far the topic is applied, by partition.

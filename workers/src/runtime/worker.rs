@@ -31,11 +31,13 @@ use super::word::Word;
 const CONNECTIONS: u32 = 1;
 /// How long a worker that was told to stop may take to finish its batch.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(8);
-/// How often outcomes that are old enough are deleted, and how many at once: a batch may wait for that. After so many there may be more, and
-/// that goes on after a pause of so many times the time that it took: it has a tenth of the worker's.
-const PURGE_EVERY: Duration = Duration::from_mins(1);
-const PURGE_ROWS_MAX: i64 = 1_000;
-const PURGE_PAUSE: u32 = 9;
+/// Outcomes that are old enough are found by a sweep of their table, so many pages at once: a batch may wait for that. The pause after each is
+/// so many times the time that it took; a short one where there is an old outcome for each page, so that as many go as come. At the table's
+/// end the sweep rests.
+const PURGE_PAGES: i64 = 64;
+const PURGE_PAUSE: u32 = 99;
+const PURGE_PAUSE_AMONG_OLD: u32 = 9;
+const PURGE_REST: Duration = Duration::from_hours(1);
 /// How long publishing may take to end after the worker.
 const PUBLISHING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before looking again whether the cause of a record is applied.
@@ -95,6 +97,7 @@ pub async fn run<W: Word>(settings: WorkerSettings, word: W) -> anyhow::Result<(
         dwell: Duration::from_millis(settings.batch_dwell_ms),
         gather_until: Instant::now(),
         requests_kept_hours: settings.requests_kept_hours,
+        swept_pages: 0,
     };
     tokio::spawn(oldest.clone().tell());
     tracing::info!(worker = W::WORKER, topic = W::TOPIC, "started");
@@ -174,6 +177,8 @@ pub(super) struct Worker<W> {
     /// Until when the next batch gathers.
     gather_until: Instant,
     requests_kept_hours: u32,
+    /// Where the sweep for old outcomes is.
+    swept_pages: i64,
 }
 
 impl<W: Word> Worker<W> {
@@ -182,8 +187,7 @@ impl<W: Word> Worker<W> {
         if let Some(ticks) = &mut ticks {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        let mut purges = tokio::time::interval(PURGE_EVERY);
-        purges.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut purges = tokio::time::interval(PURGE_REST);
         let mut looks = tokio::time::interval(LOOK_BACK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut retries = tokio::time::interval(CAUSE_WAIT);
@@ -193,9 +197,7 @@ impl<W: Word> Worker<W> {
                 biased;
                 () = stop.cancelled() => {}
                 () = next_tick(&mut ticks) => self.tick().await?,
-                _ = purges.tick() => if let Some(pause) = self.purge().await {
-                    purges.reset_after(pause);
-                },
+                _ = purges.tick() => purges.reset_after(self.purge().await),
                 _ = looks.tick() => self.look_back().await?,
                 _ = retries.tick(), if !self.aside.is_empty() => {
                     self.try_again().await?;
@@ -328,14 +330,22 @@ impl<W: Word> Worker<W> {
         self.publisher.tell(Told { results, messages: emissions.messages, ..Told::default() }).await
     }
 
-    /// Deletes outcomes that are old enough. When to go on, if there may be more.
-    async fn purge(&self) -> Option<Duration> {
+    /// Deletes outcomes that are old enough in the next pages of their table. How long to wait before going on.
+    async fn purge(&mut self) -> Duration {
         let began = Instant::now();
-        match store::purge(&self.applier.pool, W::TOPIC, self.requests_kept_hours, PURGE_ROWS_MAX).await {
-            Ok(deleted) => (deleted >= PURGE_ROWS_MAX.unsigned_abs()).then(|| began.elapsed() * PURGE_PAUSE),
+        let pages = self.swept_pages..self.swept_pages + PURGE_PAGES;
+        match store::purge(&self.applier.pool, W::TOPIC, self.requests_kept_hours, pages.clone()).await {
+            Ok((_, all)) if pages.end >= all => {
+                self.swept_pages = 0;
+                PURGE_REST
+            }
+            Ok((deleted, _)) => {
+                self.swept_pages = pages.end;
+                began.elapsed() * if deleted < PURGE_PAGES { PURGE_PAUSE } else { PURGE_PAUSE_AMONG_OLD }
+            }
             Err(error) => {
                 tracing::warn!(%error, "old outcomes are deleted another time");
-                None
+                PURGE_REST
             }
         }
     }
