@@ -32,11 +32,9 @@ const LOOK_FOR_OVERDUE: Duration = Duration::from_millis(200);
 /// Maps of free seats that are kept; 200,000 seats take 25 KB.
 const MAPS_MAX: usize = 500;
 /// So many holds of one schedule in a batch are a crowd, for which all its free seats are read once instead of each that is named.
-const CROWD_HOLDS: i64 = 64;
-/// And so many seats of the schedule, at most, for each hold so far: to read them takes no longer than some batches.
+const CROWD_HOLDS: usize = 64;
+/// And so many seats of the schedule, at most, for each of them: to read them takes no longer than some batches.
 const SEATS_PER_CROWD_HOLD: i64 = 250;
-/// Schedules of which the holds so far are counted.
-const COUNTED_MAX: usize = 10_000;
 
 /// Holds seats.
 pub struct Reservations {
@@ -47,8 +45,6 @@ pub struct Reservations {
     /// some that were given back since the number of releases that they know of.
     maps: HashMap<ScheduleId, SeatMap>,
     releases: HashMap<ScheduleId, i64>,
-    /// Holds so far of the schedules without a map.
-    counts: HashMap<ScheduleId, i64>,
     search: overdue::Search,
     /// The last try came to nothing: perhaps a hold has the id of one that went on to its payment.
     look_for_all: bool,
@@ -63,7 +59,6 @@ impl Reservations {
             users: Users::default(),
             maps: HashMap::new(),
             releases: HashMap::new(),
-            counts: HashMap::new(),
             search: overdue::Search::default(),
             look_for_all: false,
         }
@@ -127,7 +122,6 @@ impl Word for Reservations {
     fn forget(&mut self) {
         self.maps.clear();
         self.releases.clear();
-        self.counts.clear();
         self.schedules.forget();
         self.users.forget();
         self.look_for_all = true;
@@ -206,7 +200,7 @@ impl Reservations {
     /// no map.
     async fn refresh_maps(&mut self, transaction: &mut PgConnection, holds: &[&Hold]) -> Result<(), sqlx::Error> {
         let best = holds.iter().filter(|hold| hold.best_available.is_some()).map(|hold| hold.schedule_id);
-        let crowds = self.crowds(holds);
+        let crowds = self.crowds(holds).into_iter().filter(|schedule| !self.maps.contains_key(schedule));
         let wanted = sorted(best.chain(crowds).map(|schedule| schedule.0));
         if wanted.is_empty() {
             return Ok(());
@@ -240,27 +234,17 @@ impl Reservations {
         Ok(())
     }
 
-    /// The schedules without a map of which many holds are now, and so many came so far that all seats are worth reading.
-    fn crowds(&mut self, holds: &[&Hold]) -> Vec<ScheduleId> {
-        let mut now: HashMap<ScheduleId, i64> = HashMap::new();
-        for hold in holds.iter().filter(|hold| !self.maps.contains_key(&hold.schedule_id)) {
-            *now.entry(hold.schedule_id).or_default() += 1;
+    /// The schedules of which many holds are, in numbers and beside the seats that would be read.
+    fn crowds(&self, holds: &[&Hold]) -> Vec<ScheduleId> {
+        let mut counts: HashMap<ScheduleId, usize> = HashMap::new();
+        for hold in holds {
+            *counts.entry(hold.schedule_id).or_default() += 1;
         }
-        now.retain(|_, count| *count >= CROWD_HOLDS);
-        if self.counts.len() + now.len() > COUNTED_MAX {
-            self.counts.clear();
-        }
-        let mut crowds = Vec::new();
-        for (id, count) in now {
-            let seats = self.schedules.get(id).map_or(0, |schedule| schedule.layout.total_seats());
-            let so_far = self.counts.entry(id).or_default();
-            *so_far += count;
-            if *so_far * SEATS_PER_CROWD_HOLD >= seats {
-                self.counts.remove(&id);
-                crowds.push(id);
-            }
-        }
-        crowds
+        let seats = |id: ScheduleId| self.schedules.get(id).map_or(0, |schedule| schedule.layout.total_seats());
+        let is_crowd = |id: ScheduleId, count: usize| {
+            count >= CROWD_HOLDS && i64::try_from(count).is_ok_and(|count| count * SEATS_PER_CROWD_HOLD >= seats(id))
+        };
+        counts.into_iter().filter(|(id, count)| is_crowd(*id, *count)).map(|(id, _)| id).collect()
     }
 
     fn applied(&self, batch: &[&Logged<ReservationCommand>], decisions: Vec<Decision<'_>>) -> Applied {
