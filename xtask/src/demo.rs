@@ -1,7 +1,7 @@
 //! A concert to look at and a buyer with money, made through the HTTP API like anybody's.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::dev::{self, Dev};
-use crate::services;
+use crate::{interrupt, services};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(40);
+/// An api whose database was started a moment ago has not met it again yet, and says 503: nothing was done.
+const PATIENCE: Duration = Duration::from_secs(15);
+const TRY_EVERY: Duration = Duration::from_millis(200);
 /// The most that one charge may bring, in the currency's minor units.
 const MONEY: i64 = 10_000_000;
 /// When the two dates are, from now.
@@ -114,27 +117,35 @@ struct Api<'a> {
 
 impl Api<'_> {
     fn get(&self, path: &str) -> Result<Value> {
-        let answer = self.agent.get(format!("{}{path}", self.url)).call();
-        read(path, answer)
+        read(path, || self.agent.get(format!("{}{path}", self.url)).call())
     }
 
     /// Sends a request, and waits for its outcome if it goes through the log.
     fn post(&self, path: &str, bearer: Option<&str>, body: Option<&Value>) -> Result<Value> {
-        let mut request = self.agent.post(format!("{}{path}", self.url)).header("prefer", "wait=30");
-        if let Some(bearer) = bearer {
-            request = request.header("authorization", format!("Bearer {bearer}"));
-        }
-        let answer = match body {
-            Some(body) => request.send_json(body),
-            None => request.send_empty(),
-        };
-        read(path, answer)
+        read(path, || {
+            let mut request = self.agent.post(format!("{}{path}", self.url)).header("prefer", "wait=30");
+            if let Some(bearer) = bearer {
+                request = request.header("authorization", format!("Bearer {bearer}"));
+            }
+            match body {
+                Some(body) => request.send_json(body),
+                None => request.send_empty(),
+            }
+        })
     }
 }
 
 /// The body of a final success; anything else is an error that says what came.
-fn read(path: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
-    let mut answer = answer.with_context(|| format!("{path} did not answer"))?;
+fn read(path: &str, call: impl Fn() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
+    let begun = Instant::now();
+    let mut answer = loop {
+        let answer = call().with_context(|| format!("{path} did not answer"))?;
+        if answer.status().as_u16() != 503 || begun.elapsed() > PATIENCE {
+            break answer;
+        }
+        interrupt::check()?;
+        std::thread::sleep(TRY_EVERY);
+    };
     let status = answer.status();
     let body = answer.body_mut().read_to_string().with_context(|| format!("{path} did not answer to the end"))?;
     if !status.is_success() || status.as_u16() == 202 {
