@@ -192,8 +192,9 @@ impl Batch {
         if let (Some(paid), Some(buyer)) = (&told.reservation, result.user_id) {
             // Its token has ended. An event said so already, unless the worker was killed before it told: it tells the outcome again, the
             // event not. The buyer may have another token by now.
-            let doubted = paid.concert_id.and_then(|concert| app.tokens.doubted(concert, buyer));
-            doubted.into_iter().for_each(|token| app.bus.token_changed(token, TokenChange::Doubted));
+            if let Some(token) = paid.concert_id.and_then(|concert| app.tokens.doubted(concert, buyer)) {
+                app.bus.token_changed(token, TokenChange::Doubted);
+            }
         }
         let told = told.reservation.as_deref().unwrap_or(&told);
         if let (Some(id), Some(user_id), Some(concert_id), Some(schedule_id)) =
