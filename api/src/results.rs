@@ -190,8 +190,8 @@ impl Batch {
     fn reservation_changed(&mut self, app: &App, result: &RequestResult, body: &str) -> serde_json::Result<()> {
         let told: Told = serde_json::from_str(body)?;
         if let (Some(paid), Some(buyer)) = (&told.reservation, result.user_id) {
-            // Its token has ended. An event said so already, unless the worker was killed before it told: it tells the outcome again, the
-            // event not. The buyer may have another token by now.
+            // A payment has ended its token (a refund none: read once for nothing). An event said so already, unless the worker was killed
+            // before it told: it tells the outcome again, the event not. The buyer may have another token by now.
             if let Some(token) = paid.concert_id.and_then(|concert| app.tokens.doubted(concert, buyer)) {
                 app.bus.token_changed(token, TokenChange::Doubted);
             }

@@ -7,7 +7,7 @@ use boxoffice_tests::wait::s;
 use boxoffice_tests::{Api, Buyer, PRICE, Show, Way, database, shapes};
 
 /// A buyer who has paid and is inside again, with the payment's record and its outcome as it was told the first time.
-async fn paid_and_inside_again(show: &Show) -> (Buyer, Record, Record) {
+pub(crate) async fn paid_and_inside_again(show: &Show) -> (Buyer, Record, Record) {
     let buyer = show.buyer(PRICE).await;
     let [seat] = show.pick().await;
     let held = buyer.hold(show, &[seat], Way::Wait).await.ok(201);
@@ -21,6 +21,22 @@ async fn paid_and_inside_again(show: &Show) -> (Buyer, Record, Record) {
     assert_ne!(buyer.queue_token(show.concert_id), paid_with);
     shapes::token(&buyer.poll(show.concert_id).await.is(200), "ACTIVE");
     (buyer, command, outcome)
+}
+
+/// Follows the buyer's token, which is admitted.
+pub(crate) async fn admitted_stream(buyer: &Buyer, show: &Show) -> reqwest::Response {
+    let mut stream = buyer.api.get("/v1/queue-token/events").queue(&buyer.queue_token(show.concert_id)).open().await;
+    let admitted = stream.chunk().await.expect("the stream is whole").expect("the first event comes at once");
+    assert!(String::from_utf8_lossy(&admitted).contains("admitted"), "{admitted:?}");
+    stream
+}
+
+/// Ends the buyer's token as a worker does that is killed after its transaction: nobody is told.
+pub(crate) async fn complete_untold(buyer: &Buyer, show: &Show) {
+    let sql = "UPDATE queue_tokens SET status = 'COMPLETED', ended_at = now()
+               WHERE concert_id = $1 AND user_id = $2::uuid AND ended_at IS NULL";
+    let ended = sqlx::query(sql).bind(show.concert_id).bind(&buyer.user_id).execute(&database::pool().await).await;
+    assert_eq!(ended.expect("Postgres answers").rows_affected(), 1);
 }
 
 /// Waits until the api has read what was told of the buyer's money up to now: the next outcome comes after it, in the same partition.
@@ -47,16 +63,8 @@ async fn a_token_that_ended_untold_is_found_ended_once_the_payments_outcome_is_t
     let api = Api::new();
     let show = Show::new(&api).await;
     let (buyer, command, outcome) = paid_and_inside_again(&show).await;
-    let mut stream = buyer.api.get("/v1/queue-token/events").queue(&buyer.queue_token(show.concert_id)).open().await;
-    let admitted = stream.chunk().await.expect("the stream is whole").expect("the first event comes at once");
-    assert!(String::from_utf8_lossy(&admitted).contains("admitted"), "{admitted:?}");
-
-    // As a worker that is killed after its transaction: nobody is told.
-    let sql = "UPDATE queue_tokens SET status = 'COMPLETED', ended_at = now()
-               WHERE concert_id = $1 AND user_id = $2::uuid AND ended_at IS NULL";
-    let pool = database::pool().await;
-    let ended = sqlx::query(sql).bind(show.concert_id).bind(&buyer.user_id).execute(&pool).await;
-    assert_eq!(ended.expect("Postgres answers").rows_affected(), 1);
+    let stream = admitted_stream(&buyer, &show).await;
+    complete_untold(&buyer, &show).await;
     buyer.poll(show.concert_id).await.is(200);
     let again = told_again(&command, &outcome).await;
     assert!(again.json()["concert_id"].is_null(), "{:?}", again.json());

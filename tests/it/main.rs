@@ -10,7 +10,6 @@ mod connections;
 mod errors;
 mod events;
 mod faults;
-
 mod late_results;
 mod pages;
 mod payments;

@@ -102,10 +102,14 @@ pub(crate) fn workspace() -> Result<PathBuf> {
 
 /// Takes an exclusive lock on the file, saying `waiting` if that takes time. Released when dropped.
 pub(crate) fn lock(path: &Path, waiting: &str) -> Result<File> {
+    lock_after(path, || console::note(waiting))
+}
+
+fn lock_after(path: &Path, begin_to_wait: impl FnOnce()) -> Result<File> {
     if let Some(file) = try_lock(path)? {
         return Ok(file);
     }
-    console::note(waiting);
+    begin_to_wait();
     loop {
         // No signal ends the kernel's own wait, and others may measure for half an hour.
         interrupt::check()?;
@@ -202,14 +206,12 @@ mod tests {
     #[test]
     fn a_lock_is_had_by_one_and_then_by_the_next() {
         let path = std::env::temp_dir().join(format!("boxoffice-lock-{}", std::process::id()));
-        let first = lock(&path, "").unwrap();
+        let mut first = Some(lock(&path, "").unwrap());
         assert!(try_lock(&path).unwrap().is_none());
-        let next = std::thread::spawn({
-            let path = path.clone();
-            move || lock(&path, "waiting for the first").map(drop)
-        });
-        drop(first);
-        next.join().unwrap().unwrap();
+        let next = lock_after(&path, || drop(first.take())).unwrap();
+        assert!(first.is_none(), "it has waited for the first");
+        assert!(try_lock(&path).unwrap().is_none());
+        drop(next);
         fs::remove_file(&path).unwrap();
     }
 

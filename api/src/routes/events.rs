@@ -158,6 +158,9 @@ impl Follower {
             // Admitted: until it ends, there is nothing to tell.
             Some(expires_at) => {
                 let left = (expires_at - Utc::now()).to_std().unwrap_or_default() + EXPIRY_SLACK;
+                // What could not be read a moment ago may have ended.
+                let is_stale = self.remembered().is_some_and(|(_, is_fresh)| !is_fresh);
+                let left = if is_stale { left.min(RETRY) } else { left };
                 let _ = tokio::time::timeout(left, self.watch.changes.changed()).await;
                 self.looked_up().await
             }
@@ -189,9 +192,10 @@ impl Follower {
         Some(self.looked_up().await)
     }
 
-    fn remembered(&self) -> Option<TokenState> {
+    /// The token's state as it is remembered, and whether that is still fresh.
+    fn remembered(&self) -> Option<(TokenState, bool)> {
         let claims = &self.token.claims;
-        self.app.tokens.get(claims.concert_id, claims.sub, claims.jti).map(|(state, _)| state)
+        self.app.tokens.get(claims.concert_id, claims.sub, claims.jti)
     }
 
     /// How the token stands, from the database if nothing else knows; asked until it answers.

@@ -58,7 +58,7 @@ pub(crate) async fn pay(call: Call) -> Result<Response, ApiError> {
 /// A reservation that is still held can be paid with any genuine queue token of its buyer and concert, whatever has become of the
 /// token or of the queue. For any other, the token must be usable; what is wrong with the reservation is for the worker to tell.
 async fn may_pay(app: &App, buyer: UserId, token: QueueToken, reservation: ReservationId) -> Result<(), ApiError> {
-    // One whose time seems to be over is the database's to tell, and its clock's.
+    // Whether one has ended whose time seems to be over is the database's to tell.
     let is_over = |until: DateTime<Utc>| until <= Utc::now();
     let told = app.reservations.get(reservation).filter(|told| !told.held_until.is_some_and(is_over));
     let hold = match told {

@@ -204,7 +204,7 @@ fn rows_script(state: &State) -> String {
     let concert = format!("{}::bigint", state.concert_id);
     let body = body_of(seat, &id);
     let read = fill(HOLD_READ, &[&id, &concert, seat, &id, &schedule, &seats]);
-    let end = "now() + interval '5 minutes'";
+    let end = "now() + interval '1 hour'";
     let take = fill(HOLD_TAKE, &[&id, &id, &concert, &schedule, &seats, "150000::bigint", end, &body]);
     format!(
         r"\set round :round + 1
@@ -233,7 +233,7 @@ fn batches(ground: &Ground<'_>, state: &State, rounds: i64) -> String {
         ("schedules", &schedule),
         ("totals", "150000::bigint"),
         ("times", "now()"),
-        ("ends", "now() + interval '5 minutes'"),
+        ("ends", "now() + interval '1 hour'"),
         ("places", "(i + 1)::integer"),
         ("seats", &seat),
         ("kinds", "'reservation.hold'::text"),
@@ -281,7 +281,7 @@ fn batch_script() -> String {
     let no_seats = ["ARRAY[]::bigint[]".to_owned()];
     let buyers = filled(LOOK, &[&no_seats[..], &of("own_schedules own_buyers")].concat(), &[]);
     let columns = of("ids buyers concerts schedules totals times ends places places seats ids");
-    let hold = filled(INSERT_HOLDS, &columns, &["now() + interval '5 minutes'"]);
+    let hold = filled(INSERT_HOLDS, &columns, &["now() + interval '1 hour'"]);
     let told = of("ids buyers kinds statuses codes bodies hashes times times topics partitions seats");
     let next = ["'bench.pgbench'", "ARRAY[0]", "ARRAY[:seat::bigint]", "ARRAY[0]", "now()"];
     let conclude = filled(CONCLUDE, &told, &next);

@@ -59,14 +59,18 @@ impl<B: Fn(usize) -> String> Holds<'_, B> {
         let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
         let answer = connection.call(&request).await?;
         let text = std::str::from_utf8(answer.body).unwrap_or_default();
-        let id = match answer.status {
-            201 if !has_seat(text, &body) => return Ok((WRONG, Uuid::nil())),
-            201 => id_in(text, "reservation_id"),
-            202 => id_in(text, "request_id"),
-            _ => Uuid::nil(),
-        };
-        if matches!(answer.status, 201 | 202) {
-            self.told.note(id);
+        let mut id = Uuid::nil();
+        match answer.status {
+            201 if !has_seat(text, &body) => return Ok((WRONG, id)),
+            201 => {
+                id = id_in(text, "reservation_id");
+                self.told.made(id);
+            }
+            202 => {
+                id = id_in(text, "request_id");
+                self.told.accepted(id);
+            }
+            _ => {}
         }
         Ok((answer.status, id))
     }
@@ -77,7 +81,11 @@ impl<B: Fn(usize) -> String> Holds<'_, B> {
         let headers = [("authorization", self.buyers[i % self.buyers.len()].authorization.as_str())];
         let answer = connection.call(&Request { method: "GET", path: &path, headers: &headers, body: "" }).await?;
         let text = std::str::from_utf8(answer.body).unwrap_or_default();
-        Ok(outcome(answer.status, text, &(self.body)(i)))
+        let outcome = outcome(answer.status, text, &(self.body)(i));
+        if outcome == Some(201) {
+            self.told.made(id);
+        }
+        Ok(outcome)
     }
 }
 

@@ -66,12 +66,11 @@ async fn a_purge_reads_few_pages_at_once() {
         .fetch_one(&mut *connection)
         .await
         .expect("Postgres answers");
-    assert!(read < pages / 2, "the worker has begun, and read {read} of {pages} pages");
-
     drop(running);
     run(&mut connection, "DELETE FROM requests WHERE \"offset\" < 0").await;
     run(&mut connection, "ALTER TABLE requests RESET (autovacuum_enabled)").await;
     processes.up(1).await;
+    assert!(read < pages / 2, "the worker has begun, and read {read} of {pages} pages");
 }
 
 /// Writes outcomes of this age, each with a body of so many bytes. No record has an offset below 0, so they belong to none.

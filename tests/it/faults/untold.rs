@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use boxoffice_tests::log::{self, PAYMENTS, Reader, Record};
+use boxoffice_tests::log::{self, PAYMENTS, RESULTS, Reader, Record, Writer};
 use boxoffice_tests::processes::Processes;
 use boxoffice_tests::wait::{eventually_each, s};
-use boxoffice_tests::{Api, audit, database};
+use boxoffice_tests::{Api, Show, Way, audit, database};
 use serde_json::{Value, json};
 use sqlx::PgPool;
+
+use crate::late_results::{admitted_stream, complete_untold, paid_and_inside_again};
 
 /// The api still takes the request for pending; who repeats it gets what the database has, long before there is a worker again.
 #[tokio::test]
@@ -36,6 +38,37 @@ async fn a_repeat_gets_the_outcome_that_was_written_and_never_told() {
     assert_eq!(charge.clone().wait(20).send().await.problem(422, "invalid-request"), problem);
     assert_eq!(buyer.balance().await, 0, "what was written stands");
     audit::audit_at_rest(&pool).await;
+}
+
+/// A stream is told that its token may have ended, and the database cannot say so: it is asked again.
+#[tokio::test]
+async fn a_stream_looks_again_for_an_end_that_it_could_not_read() {
+    let processes = Processes::begin().await;
+    let api = Api::new();
+    let show = Show::new(&api).await;
+    let (buyer, _, outcome) = paid_and_inside_again(&show).await;
+    let (leaver, witness) = (api.sign_up().await, api.sign_up().await);
+    leaver.enter(show.concert_id).await;
+    witness.enter(show.concert_id).await;
+    let mut results = Reader::at_the_end_of(&[RESULTS]);
+    leaver.leave(&show, Way::Wait).await.ok(200);
+    let left = results.find("the end of a token", s(20), |it| it.json()["type"] == "token.expired").await;
+    let ends_next = witness.poll(show.concert_id).await.is(200)["token_id"].clone();
+    let (stream, witness_stream) = (admitted_stream(&buyer, &show).await, admitted_stream(&witness, &show).await);
+
+    complete_untold(&buyer, &show).await;
+    processes.end("postgres", "QUIT").await;
+    let (writer, partition) = (Writer::new(), outcome.place.partition);
+    writer.append_to(RESULTS, partition, &outcome.key_text(), &outcome.json()).await;
+    let mut end = left.json();
+    (end["token_id"], end["user_id"]) = (ends_next.clone(), witness.user_id.as_str().into());
+    writer.append_to(RESULTS, partition, ends_next.as_str().expect("an id"), &end).await;
+    // It was told later, and has waited for the database as long: the first stream has by now found out nothing.
+    let told = tokio::time::timeout(s(30), witness_stream.text()).await.expect("the stream ends").expect("it is whole");
+    assert!(told.contains("expired"), "{told}");
+    processes.up(1).await;
+    let rest = tokio::time::timeout(s(10), stream.text()).await.expect("the stream ends").expect("it is whole");
+    assert!(rest.contains("expired") && rest.contains("COMPLETED"), "{rest}");
 }
 
 /// Writes a failure of a charge, as its worker does at the end of its transaction; the problem.

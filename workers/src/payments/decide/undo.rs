@@ -14,13 +14,13 @@ use crate::runtime::word::Outcome;
 /// Whether a repeat is the payment of a hold that `outcome` does not tell of. What the payment itself has decided does; so does a hold that
 /// succeeded without one.
 pub(crate) fn has_to_undo(command: &PaymentCommand, outcome: Option<&RequestResult>) -> bool {
-    let tells_of_it = |outcome: &RequestResult| {
-        let was_told = outcome.status == RequestStatus::Succeeded || outcome.source.topic == topics::PAYMENTS;
-        outcome.kind == Hold::TYPE && was_told
-    };
     match command {
         PaymentCommand::Pay(pay) => {
             let is_of_its_own_hold = pay.origin.is_some() && pay.reservation_id.0 == pay.request_id.0;
+            let tells_of_it = |outcome: &RequestResult| {
+                let was_told = outcome.status == RequestStatus::Succeeded || outcome.source.topic == topics::PAYMENTS;
+                outcome.kind == Hold::TYPE && outcome.user_id == Some(pay.user_id) && was_told
+            };
             is_of_its_own_hold && !outcome.is_some_and(tells_of_it)
         }
         _ => false,
@@ -82,6 +82,8 @@ mod tests {
         for (outcome, undone, why) in rows {
             assert_eq!(has_to_undo(&second_half, Some(&outcome)), undone, "{why}");
         }
+        let others = RequestResult { user_id: Some(user(2)), ..outcome(hold, failed, topics::PAYMENTS) };
+        assert!(has_to_undo(&second_half, Some(&others)), "another buyer's payment");
         assert!(has_to_undo(&second_half, None), "whatever comes before it in the batch");
         for other in [
             pay(request(1), user(1), ReservationId::from(request(1)), false),
