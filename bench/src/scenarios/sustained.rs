@@ -54,9 +54,9 @@ impl Search {
             (Some(low), Some(high)) if self.bisections > 0 => f64::midpoint(low, high),
             _ => return None,
         };
-        let rate = (wished / GRAIN).round() * GRAIN;
+        let rate = ((wished / GRAIN).round() * GRAIN).min(RATE_MAX);
         let new = self.sustained != Some(rate) && self.failed != Some(rate);
-        (new && rate <= RATE_MAX).then_some(rate)
+        new.then_some(rate)
     }
 
     fn note(&mut self, rate: f64, sustained: bool) {
@@ -190,6 +190,7 @@ mod tests {
     #[test]
     fn it_ends_where_nothing_or_everything_is_sustained() {
         assert_eq!(rates(100.0), [500.0]);
-        assert!(rates(f64::MAX).iter().all(|rate| *rate <= RATE_MAX));
+        assert_eq!(rates(f64::MAX).last(), Some(&RATE_MAX));
+        assert_eq!(rates(14_000.0)[8..], [13_500.0, RATE_MAX, 16_750.0, 15_150.0]);
     }
 }
