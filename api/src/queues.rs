@@ -301,12 +301,14 @@ impl TokenStates {
         // Results are delivered at least once: this one may be told again, long after the token's end.
         let is_news = (Utc::now() - told_at).to_std().unwrap_or_default() < NEWS;
         self.states.change((concert, buyer), |known| {
-            let has_ended = known.is_some_and(|known| known.token == token && known.state == TokenState::Ended);
-            // Which of two is the newer one, only the database knows.
-            let is_another = known.is_some_and(|known| known.token != token);
             let admitted = self.fresh(token, TokenState::Active(until));
-            let admitted = if is_another { Remembered { fresh_until: 0, ..admitted } } else { admitted };
-            (is_news && !has_ended).then_some(admitted)
+            match known {
+                _ if !is_news => None,
+                // Which of two is the newer one, only the database knows.
+                Some(known) if known.token != token => Some(Remembered { fresh_until: 0, ..admitted }),
+                Some(known) if known.state == TokenState::Ended => None,
+                _ => Some(admitted),
+            }
         });
     }
 

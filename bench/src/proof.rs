@@ -14,26 +14,15 @@ use uuid::Uuid;
 const APPLIED_WITHIN: Duration = Duration::from_mins(1);
 /// Ids that are looked for in one statement.
 const IDS_AT_ONCE: usize = 100_000;
-const MADE: &str =
-    "SELECT count(*) FROM requests WHERE request_id = ANY($1) AND kind = 'reservation.hold' AND status = 'SUCCEEDED'";
-const DECIDED: &str = "SELECT count(*) FROM requests WHERE request_id = ANY($1) AND kind = 'reservation.hold'";
 
-/// The holds that clients were told of.
+/// The holds that a client was told to be made, at once or when it asked, or that were accepted and must come true.
 #[derive(Default)]
-pub(crate) struct Told {
-    made: RefCell<Vec<Uuid>>,
-    accepted: RefCell<Vec<Uuid>>,
-}
+pub(crate) struct Told(RefCell<Vec<Uuid>>);
 
 impl Told {
-    /// One is made.
-    pub(crate) fn made(&self, id: Uuid) {
-        self.made.borrow_mut().push(id);
-    }
-
-    /// One will have an outcome, whichever.
-    pub(crate) fn accepted(&self, id: Uuid) {
-        self.accepted.borrow_mut().push(id);
+    /// One more.
+    pub(crate) fn note(&self, id: Uuid) {
+        self.0.borrow_mut().push(id);
     }
 }
 
@@ -58,21 +47,24 @@ pub(crate) async fn prove(pool: &PgPool, told: &Told) -> Result<()> {
     .await;
     audit::audit_log(pool, &begun, &ended).await;
     audit::audit_at_rest(pool).await;
-    let (made, accepted) = (told.made.take(), told.accepted.take());
-    are_there(pool, made, MADE).await?;
-    are_there(pool, accepted, DECIDED).await
+    were_made(pool, told).await
 }
 
-/// Each of these holds is another one, and the statement counts it.
-async fn are_there(pool: &PgPool, mut ids: Vec<Uuid>, count: &'static str) -> Result<()> {
-    let told = ids.len();
+/// Each hold that was told is another one, and is in the database.
+async fn were_made(pool: &PgPool, told: &Told) -> Result<()> {
+    let mut ids = told.0.borrow().clone();
+    let count = ids.len();
     ids.sort_unstable();
     ids.dedup();
-    ensure!(ids.len() == told, "{} holds were told more than once", told - ids.len());
+    ensure!(ids.len() == count, "{} holds were told more than once", count - ids.len());
+    let made = "SELECT count(*) FROM requests WHERE request_id = ANY($1) AND kind = 'reservation.hold' AND status = 'SUCCEEDED'";
     for ids in ids.chunks(IDS_AT_ONCE) {
-        let there: i64 = sqlx::query_scalar(count).bind(ids).fetch_one(pool).await?;
-        let all = ids.len();
-        ensure!(usize::try_from(there) == Ok(all), "{there} of {all} holds that were told are there: {count}");
+        let made: i64 = sqlx::query_scalar(made).bind(ids).fetch_one(pool).await?;
+        ensure!(
+            usize::try_from(made) == Ok(ids.len()),
+            "{made} of {} holds that were told are in the database",
+            ids.len()
+        );
     }
     Ok(())
 }

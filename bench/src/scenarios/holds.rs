@@ -59,18 +59,15 @@ impl<B: Fn(usize) -> String> Holds<'_, B> {
         let request = Request { method: "POST", path: "/v1/reservations", headers: &headers, body: &body };
         let answer = connection.call(&request).await?;
         let text = std::str::from_utf8(answer.body).unwrap_or_default();
-        let mut id = Uuid::nil();
-        match answer.status {
-            201 if !has_seat(text, &body) => return Ok((WRONG, id)),
-            201 => {
-                id = id_in(text, "reservation_id");
-                self.told.made(id);
-            }
-            202 => {
-                id = id_in(text, "request_id");
-                self.told.accepted(id);
-            }
-            _ => {}
+        let id = match answer.status {
+            201 if !has_seat(text, &body) => return Ok((WRONG, Uuid::nil())),
+            201 => id_in(text, "reservation_id"),
+            202 => id_in(text, "request_id"),
+            _ => Uuid::nil(),
+        };
+        // Of one that was accepted its caller is told later.
+        if answer.status == 201 {
+            self.told.note(id);
         }
         Ok((answer.status, id))
     }
@@ -83,7 +80,7 @@ impl<B: Fn(usize) -> String> Holds<'_, B> {
         let text = std::str::from_utf8(answer.body).unwrap_or_default();
         let outcome = outcome(answer.status, text, &(self.body)(i));
         if outcome == Some(201) {
-            self.told.made(id);
+            self.told.note(id);
         }
         Ok(outcome)
     }
